@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
+/*
+ * /dev/mgmt: the M-channel device.
+ *
+ * One write() is one message, one read() is one message; poll() works. A message is an M-channel
+ * header of MGMT_HEADER_LEN bytes and its payload; docs/wire-format.md has its layout,
+ * docs/uapi.md the calls and every errno.
+ */
+#ifndef _UAPI_MGMT_H
+#define _UAPI_MGMT_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define MGMT_ABI_VERSION	1
+
+#define MGMT_HEADER_LEN		192	/* bytes of the M-channel header */
+#define MGMT_COMPONENT_LEN	32	/* bytes of an encoded Component_ID */
+#define MGMT_APP_ID_LEN		32	/* bytes of an encoded App_ID, NUL padding included */
+
+/* MGMT_IOC_BIND: serve @app with this file. Once per file. */
+struct mgmt_bind {
+	__u8	app[MGMT_APP_ID_LEN];	/* NUL-padded: 1 to 31 of A-Z a-z 0-9 . _ - */
+	__u32	flags;			/* 0 */
+	__u32	reserved[7];		/* 0 */
+};
+
+#define MGMT_INFO_BOUND		(1u << 0)	/* this file is bound */
+#define MGMT_INFO_UPLINK	(1u << 1)	/* this domain's channel to Dom-M is connected */
+#define MGMT_INFO_MVM		(1u << 2)	/* this domain is a management VM (has, or may have, guests) */
+
+/* MGMT_IOC_INFO: what this file and this domain are. */
+struct mgmt_info {
+	__u32	abi;				/* MGMT_ABI_VERSION */
+	__u32	flags;				/* MGMT_INFO_* */
+	__u8	component[MGMT_COMPONENT_LEN];	/* this domain's Component_ID; all zero if unknown */
+	__u8	app[MGMT_APP_ID_LEN];		/* the bound App_ID, or all zero */
+	__u32	max_payload;			/* bytes of the largest payload that write() takes */
+	__u32	queue_bytes;			/* capacity of this file's receive queue, bytes */
+	__u32	links;				/* connected guests (Dom-M) */
+	__u32	endpoints;			/* bound App_IDs in this domain */
+	__u32	reserved[8];			/* 0 */
+};
+
+/* MGMT_IOC_SET_MVM: the address (MVM_IP) of this management VM. CAP_SYS_ADMIN. */
+struct mgmt_mvm {
+	__u8	ip[16];			/* IPv6, or IPv4-mapped IPv6 */
+	__u32	reserved[4];		/* 0 */
+};
+
+/* struct mgmt_link.state */
+#define MGMT_LINK_CONNECTING	1
+#define MGMT_LINK_CONNECTED	2
+#define MGMT_LINK_CLOSED	3
+
+#define MGMT_LINK_UPLINK	0xffffffffu	/* struct mgmt_link.id of the channel to Dom-M */
+
+/*
+ * MGMT_IOC_LINK: the counters of the link with the smallest id that is not below @id. Start with
+ * 0 and go on with the returned id + 1 until ENOENT. CAP_SYS_ADMIN.
+ */
+struct mgmt_link {
+	__u32	id;			/* in and out: VM_ID of the guest, or MGMT_LINK_UPLINK */
+	__u32	state;			/* MGMT_LINK_* */
+	__u64	rx_messages;		/* taken from the channel, and valid */
+	__u64	rx_bytes;
+	__u64	tx_messages;		/* put into the channel */
+	__u64	tx_bytes;
+	__u64	undeliverable;		/* messages of this link that went back to it */
+	__u64	stalls;			/* times that a full receiver stopped this link */
+	__u32	queued_messages;	/* waiting for room in the channel */
+	__u32	queued_bytes;
+	__u32	epoch;			/* incarnation of the channel */
+	__u32	reserved[5];
+};
+
+#define MGMT_IOC_MAGIC		0xCE
+#define MGMT_IOC_BIND		_IOW(MGMT_IOC_MAGIC, 1, struct mgmt_bind)
+#define MGMT_IOC_INFO		_IOR(MGMT_IOC_MAGIC, 2, struct mgmt_info)
+#define MGMT_IOC_SET_MVM	_IOW(MGMT_IOC_MAGIC, 3, struct mgmt_mvm)
+#define MGMT_IOC_LINK		_IOWR(MGMT_IOC_MAGIC, 4, struct mgmt_link)
+
+#endif /* _UAPI_MGMT_H */

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Addresses: ⟨Component_ID, App_ID⟩ (paper §3.3).
+
+use super::{WireError, array};
+
+/// Bytes of an encoded [`Component`].
+pub const COMPONENT_LEN: usize = 32;
+/// Bytes of a component's body, after its kind, length and reserved bytes; so also the longest
+/// hardware serial number.
+pub const COMPONENT_BODY_LEN: usize = 28;
+/// Bytes of an encoded [`AppId`], NUL padding included: a name has 1 to 31 characters.
+pub const APP_ID_LEN: usize = 32;
+/// Bytes of an encoded [`Address`].
+pub const ADDRESS_LEN: usize = COMPONENT_LEN + APP_ID_LEN;
+
+const COMPONENT_UNSPECIFIED: u8 = 0;
+const COMPONENT_VM: u8 = 1;
+const COMPONENT_STABLE: u8 = 2;
+const COMPONENT_HARDWARE: u8 = 3;
+const COMPONENT_SELF: u8 = 4;
+const COMPONENT_MVM: u8 = 5;
+
+/// Which part of the data center: a VM, a hardware controller, or a name that stands for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Component {
+    /// No component. Valid as a source that is yet to be stamped, never as a destination.
+    #[default]
+    Unspecified,
+    /// ⟨MVM_IP, VM_ID⟩: the VM with this Xen domain id on the platform whose management VM has
+    /// this address.
+    Vm {
+        /// IPv6 address of the management VM; an IPv4 one as an IPv4-mapped address.
+        mvm_ip: [u8; 16],
+        /// The domain id on that platform.
+        vm_id: u32,
+    },
+    /// The stable name of a VM: its UUID, which it keeps when it migrates.
+    Stable([u8; 16]),
+    /// A hardware controller, by the serial number of its machine.
+    Hardware(Serial),
+    /// The sender's own domain. The bridge replaces it by what it stands for.
+    SelfDomain,
+    /// The management VM of the sender's platform. The bridge replaces it by what it stands for.
+    Mvm,
+}
+
+/// A hardware serial number: 1 to 28 printable ASCII characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Serial {
+    // Zero behind `len`, so that derived equality is equality of the names.
+    bytes: [u8; COMPONENT_BODY_LEN],
+    len: u8,
+}
+
+impl Serial {
+    /// Makes a serial number of `bytes`.
+    pub fn new(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.is_empty()
+            || bytes.len() > COMPONENT_BODY_LEN
+            || !bytes.iter().all(u8::is_ascii_graphic)
+        {
+            return Err(WireError::Component);
+        }
+        let mut serial = Self {
+            bytes: [0; COMPONENT_BODY_LEN],
+            len: bytes.len() as u8,
+        };
+        serial.bytes[..bytes.len()].copy_from_slice(bytes);
+        Ok(serial)
+    }
+
+    /// The serial number's characters.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl Component {
+    /// Decodes a component.
+    pub fn decode(bytes: &[u8; COMPONENT_LEN]) -> Result<Self, WireError> {
+        let [kind, len, 0, 0, body @ ..] = bytes else {
+            return Err(WireError::Reserved);
+        };
+        let used = usize::from(*len);
+        if used > body.len() {
+            return Err(WireError::Component);
+        }
+        if body[used..].iter().any(|&b| b != 0) {
+            return Err(WireError::Reserved);
+        }
+        match (*kind, used) {
+            (COMPONENT_UNSPECIFIED, 0) => Ok(Self::Unspecified),
+            (COMPONENT_VM, 20) => Ok(Self::Vm {
+                mvm_ip: array(body, 0),
+                vm_id: u32::from_le_bytes(array(body, 16)),
+            }),
+            (COMPONENT_STABLE, 16) => Ok(Self::Stable(array(body, 0))),
+            (COMPONENT_HARDWARE, _) => Ok(Self::Hardware(Serial::new(&body[..used])?)),
+            (COMPONENT_SELF, 0) => Ok(Self::SelfDomain),
+            (COMPONENT_MVM, 0) => Ok(Self::Mvm),
+            _ => Err(WireError::Component),
+        }
+    }
+
+    /// Encodes the component.
+    pub fn encode(&self) -> [u8; COMPONENT_LEN] {
+        let mut out = [0; COMPONENT_LEN];
+        let mut put = |kind: u8, parts: &[&[u8]]| {
+            out[0] = kind;
+            let mut at = 4;
+            for part in parts {
+                out[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+            out[1] = (at - 4) as u8;
+        };
+        match self {
+            Self::Unspecified => put(COMPONENT_UNSPECIFIED, &[]),
+            Self::Vm { mvm_ip, vm_id } => put(COMPONENT_VM, &[mvm_ip, &vm_id.to_le_bytes()]),
+            Self::Stable(uuid) => put(COMPONENT_STABLE, &[uuid]),
+            Self::Hardware(serial) => put(COMPONENT_HARDWARE, &[serial.as_bytes()]),
+            Self::SelfDomain => put(COMPONENT_SELF, &[]),
+            Self::Mvm => put(COMPONENT_MVM, &[]),
+        }
+        out
+    }
+}
+
+/// The administrator's name of a management application: "Power", "Inventory", … (paper §3.3).
+///
+/// 1 to 31 of the characters `A-Z a-z 0-9 . _ -`; case matters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppId([u8; APP_ID_LEN]);
+
+impl AppId {
+    /// Makes an App_ID of a name without padding.
+    pub fn new(name: &[u8]) -> Result<Self, WireError> {
+        let valid = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() >= APP_ID_LEN || !name.iter().all(valid) {
+            return Err(WireError::AppId);
+        }
+        let mut bytes = [0; APP_ID_LEN];
+        bytes[..name.len()].copy_from_slice(name);
+        Ok(Self(bytes))
+    }
+
+    /// Decodes an App_ID: a name, NUL-padded.
+    pub fn decode(bytes: &[u8; APP_ID_LEN]) -> Result<Self, WireError> {
+        let len = bytes.iter().position(|&b| b == 0).unwrap_or(APP_ID_LEN);
+        if bytes[len..].iter().any(|&b| b != 0) {
+            return Err(WireError::AppId);
+        }
+        Self::new(&bytes[..len])
+    }
+
+    /// The encoded App_ID.
+    pub fn as_encoded(&self) -> &[u8; APP_ID_LEN] {
+        &self.0
+    }
+
+    /// The name, without padding.
+    pub fn as_str(&self) -> &str {
+        let len = self.0.iter().position(|&b| b == 0).unwrap_or(APP_ID_LEN);
+        // A valid App_ID is ASCII.
+        core::str::from_utf8(&self.0[..len]).unwrap_or("")
+    }
+}
+
+impl core::fmt::Debug for AppId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "AppId({})", self.as_str())
+    }
+}
+
+/// Where a message comes from or goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// Which component.
+    pub component: Component,
+    /// Which management application in it. `None` only in a source that is yet to be stamped.
+    pub app: Option<AppId>,
+}
+
+impl Address {
+    /// The address that a sender writes where its own belongs: the bridge stamps the true one.
+    pub const UNSPECIFIED: Self = Self {
+        component: Component::Unspecified,
+        app: None,
+    };
+
+    /// Makes an address.
+    pub fn new(component: Component, app: AppId) -> Self {
+        Self {
+            component,
+            app: Some(app),
+        }
+    }
+
+    /// Decodes an address.
+    pub fn decode(bytes: &[u8; ADDRESS_LEN]) -> Result<Self, WireError> {
+        let app: [u8; APP_ID_LEN] = array(bytes, COMPONENT_LEN);
+        Ok(Self {
+            component: Component::decode(&array(bytes, 0))?,
+            app: if app == [0; APP_ID_LEN] {
+                None
+            } else {
+                Some(AppId::decode(&app)?)
+            },
+        })
+    }
+
+    /// Encodes the address.
+    pub fn encode(&self) -> [u8; ADDRESS_LEN] {
+        let mut out = [0; ADDRESS_LEN];
+        out[..COMPONENT_LEN].copy_from_slice(&self.component.encode());
+        if let Some(app) = &self.app {
+            out[COMPONENT_LEN..].copy_from_slice(app.as_encoded());
+        }
+        out
+    }
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The M-channel header.
+
+use super::{ADDRESS_LEN, Address, WireError, array};
+
+/// The only version of the header so far.
+pub const VERSION: u8 = 1;
+/// Bytes of an encoded [`Header`].
+pub const HEADER_LEN: usize = 192;
+/// A message that has passed this many bridges is not forwarded again.
+pub const MAX_HOPS: u8 = 8;
+
+/// Defines a fieldless enum of wire codes and its decoder, so that the two cannot disagree.
+macro_rules! codes {
+    ($(#[$meta:meta])* $name:ident: $repr:ty, $error:expr, {
+        $($(#[$vmeta:meta])* $variant:ident = $value:literal,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr($repr)]
+        pub enum $name {
+            $($(#[$vmeta])* $variant = $value,)*
+        }
+
+        impl TryFrom<$repr> for $name {
+            type Error = WireError;
+
+            fn try_from(code: $repr) -> Result<Self, WireError> {
+                match code {
+                    $($value => Ok(Self::$variant),)*
+                    _ => Err($error),
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// What a message is for (paper Figure 6).
+    Kind: u8, WireError::Kind, {
+        /// Who serves this App_ID?
+        Discover = 1,
+        /// Opens a conversation.
+        Establish = 2,
+        /// The application's own content: information, coordination, actuation.
+        Data = 3,
+        /// Closes a conversation.
+        Terminate = 4,
+        /// A peer came, went or moved. Only a bridge sends it.
+        Presence = 5,
+        /// The answer to a request, matched by its correlation id.
+        Reply = 6,
+        /// A message came back. Only a bridge sends it.
+        Undeliverable = 7,
+    }
+}
+
+impl Kind {
+    /// Whether an endpoint may send this kind; the others are the bridge's own words.
+    pub fn is_from_endpoint(self) -> bool {
+        !matches!(self, Self::Presence | Self::Undeliverable)
+    }
+}
+
+codes! {
+    /// Why a message is [`Kind::Undeliverable`].
+    Reason: u16, WireError::Reason, {
+        /// No reason: every other kind of message.
+        None = 0,
+        /// No such component, or no route to it.
+        NoComponent = 1,
+        /// The component is there; nobody has bound the App_ID.
+        NoEndpoint = 2,
+        /// A rule forbids it.
+        Denied = 3,
+        /// The receiver's share for this sender is used up.
+        Quota = 4,
+        /// The receiver went away before it had read the message.
+        PeerGone = 5,
+        /// The deadline passed.
+        Deadline = 6,
+        /// The message does not fit through a channel on its way.
+        TooLarge = 7,
+        /// The message passed [`MAX_HOPS`] bridges.
+        Hops = 8,
+    }
+}
+
+/// Flags of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Flags(u16);
+
+impl Flags {
+    /// No flag.
+    pub const NONE: Self = Self(0);
+    /// Deliver to every endpoint of the App_ID.
+    pub const BROADCAST: Self = Self(1 << 0);
+    /// The sender waits for a [`Kind::Reply`] with the same correlation id.
+    pub const REQUEST: Self = Self(1 << 1);
+    /// If it can't be delivered, drop it without an [`Kind::Undeliverable`].
+    pub const NO_UNDELIVERABLE: Self = Self(1 << 2);
+
+    const ALL: u16 = Self::BROADCAST.0 | Self::REQUEST.0 | Self::NO_UNDELIVERABLE.0;
+
+    /// The flags of these bits, all of which must have a meaning.
+    pub fn from_bits(bits: u16) -> Result<Self, WireError> {
+        if bits & !Self::ALL == 0 {
+            Ok(Self(bits))
+        } else {
+            Err(WireError::Flags)
+        }
+    }
+
+    /// The bits.
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Whether every flag of `other` is set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of flags.
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The M-channel header, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the message is for.
+    pub kind: Kind,
+    /// 0 (bulk) to 255 (most urgent).
+    pub priority: u8,
+    /// How many bridges have forwarded it. A sender writes 0.
+    pub hops: u8,
+    /// How to treat it.
+    pub flags: Flags,
+    /// Why it came back; [`Reason::None`] on any other kind than undeliverable.
+    pub reason: Reason,
+    /// Bytes after this header: application header and application data.
+    pub length: u32,
+    /// How many of those bytes are the application header.
+    pub app_header_length: u32,
+    /// Number of the message among those that its sender's file or client had accepted, from 1.
+    /// Stamped by the bridge; a sender writes 0.
+    pub sequence: u64,
+    /// Chosen by the sender of a request and repeated in the reply; 0 where there is none.
+    pub correlation: u64,
+    /// Milliseconds from when the message is accepted until it is no longer worth delivering;
+    /// 0 for none.
+    pub deadline_ms: u32,
+    /// Incarnation of the sender's channel. Stamped by the bridge; a sender writes 0.
+    pub epoch: u32,
+    /// Who sent it. Stamped by the bridge; a sender may write [`Address::UNSPECIFIED`].
+    pub source: Address,
+    /// Where it goes.
+    pub destination: Address,
+}
+
+impl Header {
+    /// A message of `kind` to `destination` with `length` bytes behind the header.
+    pub fn new(kind: Kind, destination: Address, length: u32) -> Self {
+        Self {
+            kind,
+            priority: 0,
+            hops: 0,
+            flags: Flags::NONE,
+            reason: Reason::None,
+            length,
+            app_header_length: 0,
+            sequence: 0,
+            correlation: 0,
+            deadline_ms: 0,
+            epoch: 0,
+            source: Address::UNSPECIFIED,
+            destination,
+        }
+    }
+
+    /// Decodes the header at the start of `bytes`, checking all that can be wrong in it alone.
+    ///
+    /// The length field is not compared with what follows: that is [`Header::of_message`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let bytes: &[u8; HEADER_LEN] = bytes
+            .get(..HEADER_LEN)
+            .and_then(|b| b.try_into().ok())
+            .ok_or(WireError::Length)?;
+        if bytes[0] != VERSION {
+            return Err(WireError::Version);
+        }
+        if bytes[40..64].iter().any(|&b| b != 0) {
+            return Err(WireError::Reserved);
+        }
+        let header = Self {
+            kind: Kind::try_from(bytes[1])?,
+            priority: bytes[2],
+            hops: bytes[3],
+            flags: Flags::from_bits(u16::from_le_bytes(array(bytes, 4)))?,
+            reason: Reason::try_from(u16::from_le_bytes(array(bytes, 6)))?,
+            length: u32::from_le_bytes(array(bytes, 8)),
+            app_header_length: u32::from_le_bytes(array(bytes, 12)),
+            sequence: u64::from_le_bytes(array(bytes, 16)),
+            correlation: u64::from_le_bytes(array(bytes, 24)),
+            deadline_ms: u32::from_le_bytes(array(bytes, 32)),
+            epoch: u32::from_le_bytes(array(bytes, 36)),
+            source: Address::decode(&array(bytes, 64))?,
+            destination: Address::decode(&array(bytes, 64 + ADDRESS_LEN))?,
+        };
+        if header.app_header_length > header.length {
+            return Err(WireError::Length);
+        }
+        if (header.kind == Kind::Undeliverable) != (header.reason != Reason::None) {
+            return Err(WireError::Reason);
+        }
+        Ok(header)
+    }
+
+    /// Decodes the header of a whole message: header and payload and nothing else.
+    pub fn of_message(message: &[u8]) -> Result<Self, WireError> {
+        let header = Self::decode(message)?;
+        if message.len() - HEADER_LEN == header.length as usize {
+            Ok(header)
+        } else {
+            Err(WireError::Length)
+        }
+    }
+
+    /// Encodes the header.
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        out[0] = VERSION;
+        out[1] = self.kind as u8;
+        out[2] = self.priority;
+        out[3] = self.hops;
+        out[4..6].copy_from_slice(&self.flags.bits().to_le_bytes());
+        out[6..8].copy_from_slice(&(self.reason as u16).to_le_bytes());
+        out[8..12].copy_from_slice(&self.length.to_le_bytes());
+        out[12..16].copy_from_slice(&self.app_header_length.to_le_bytes());
+        out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        out[24..32].copy_from_slice(&self.correlation.to_le_bytes());
+        out[32..36].copy_from_slice(&self.deadline_ms.to_le_bytes());
+        out[36..40].copy_from_slice(&self.epoch.to_le_bytes());
+        out[64..64 + ADDRESS_LEN].copy_from_slice(&self.source.encode());
+        out[64 + ADDRESS_LEN..].copy_from_slice(&self.destination.encode());
+        out
+    }
+
+    /// The header of the message that tells this one's sender that it was not delivered.
+    ///
+    /// It keeps what lets the sender find its message again: addresses (swapped), sequence,
+    /// correlation and epoch. `None` if nobody wants to know: the sender asked for none, or the
+    /// message is itself an undeliverable one.
+    pub fn undeliverable(&self, reason: Reason) -> Option<Self> {
+        if self.kind == Kind::Undeliverable || self.flags.contains(Flags::NO_UNDELIVERABLE) {
+            return None;
+        }
+        Some(Self {
+            kind: Kind::Undeliverable,
+            flags: Flags::NONE,
+            hops: 0,
+            reason,
+            length: 0,
+            app_header_length: 0,
+            source: self.destination,
+            destination: self.source,
+            ..*self
+        })
+    }
+}

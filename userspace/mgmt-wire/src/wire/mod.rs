@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! One definition of the M-channel wire format, for the kernel and for userspace.
+//!
+//! A message is an M-channel [`Header`], an application header, and application data (paper §4.1).
+//! Everything is little-endian, naturally aligned, and has one encoding: bytes that carry no
+//! meaning are zero, and a decoder refuses them otherwise.
+
+mod addr;
+mod header;
+
+pub use addr::{
+    ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
+};
+pub use header::{Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, VERSION};
+
+/// Why bytes are not a valid part of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// Fewer bytes than the part needs, or a length field that disagrees with the bytes present.
+    Length,
+    /// The header's version is not [`VERSION`].
+    Version,
+    /// The message kind is not one of [`Kind`].
+    Kind,
+    /// A flag bit without a meaning is set.
+    Flags,
+    /// The reason is unknown, or stands on a message that carries none.
+    Reason,
+    /// A byte that must be zero is not.
+    Reserved,
+    /// The component is of no known kind, or malformed.
+    Component,
+    /// The App_ID is not a name: 1 to 31 of `A-Z a-z 0-9 . _ -`, NUL-padded.
+    AppId,
+}
+
+/// Reads `N` bytes at `at`.
+///
+/// # Panics
+///
+/// If `bytes` is shorter than `at + N`. Callers check the length of the whole part once.
+#[inline]
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
