@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! M-channels from userspace (paper §3.2, §4.1): whole messages over `/dev/mgmt`.
+//!
+//! ```no_run
+//! use mgmt_channel::{AppId, Channel, Component, Address, Message};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), mgmt_channel::Error> {
+//! let channel = Channel::open()?.bound("Example")?;
+//! let broker = Address::new(Component::Mvm, AppId::new(b"Power")?);
+//! channel.send(&Message::data(broker, b"hello".to_vec()))?;
+//! if let Some(answer) = channel.recv(Some(Duration::from_secs(1)))? {
+//!     println!("{:?}", answer.payload);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Local and remote look the same: the destination decides how a message travels, not the call.
+
+mod channel;
+mod error;
+mod message;
+mod names;
+mod uapi;
+
+pub use channel::{Channel, DEVICE};
+pub use error::Error;
+pub use message::Message;
+pub use mgmt_wire::{
+    Address, AppId, Component, Flags, HEADER_LEN, Header, Kind, Reason, Serial, WireError,
+};
+pub use names::{ComponentName, Destination, NameError, show_address, show_component};
+pub use uapi::{Info, Link, LinkState};
+
+/// The result of an M-channel call.
+pub type Result<T> = std::result::Result<T, Error>;

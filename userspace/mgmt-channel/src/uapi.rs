@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The ioctls of `include/uapi/mgmt.h`.
+
+use crate::{AppId, Component, Error, Result};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
+use std::os::fd::BorrowedFd;
+
+/// The ABI version that this library is written for.
+pub(crate) const ABI_VERSION: u32 = 1;
+
+const MAGIC: u8 = 0xCE;
+const BIND: Opcode = opcode::write::<RawBind>(MAGIC, 1);
+const INFO: Opcode = opcode::read::<RawInfo>(MAGIC, 2);
+const SET_MVM: Opcode = opcode::write::<RawMvm>(MAGIC, 3);
+const LINK: Opcode = opcode::read_write::<RawLink>(MAGIC, 4);
+
+/// `struct mgmt_bind`
+#[repr(C)]
+struct RawBind {
+    app: [u8; 32],
+    flags: u32,
+    reserved: [u32; 7],
+}
+
+/// `struct mgmt_info`
+#[repr(C)]
+#[derive(Default)]
+struct RawInfo {
+    abi: u32,
+    flags: u32,
+    component: [u8; 32],
+    app: [u8; 32],
+    max_payload: u32,
+    queue_bytes: u32,
+    links: u32,
+    endpoints: u32,
+    reserved: [u32; 8],
+}
+
+/// `struct mgmt_mvm`
+#[repr(C)]
+struct RawMvm {
+    ip: [u8; 16],
+    reserved: [u32; 4],
+}
+
+/// `struct mgmt_link`
+#[repr(C)]
+#[derive(Default)]
+struct RawLink {
+    id: u32,
+    state: u32,
+    rx_messages: u64,
+    rx_bytes: u64,
+    tx_messages: u64,
+    tx_bytes: u64,
+    undeliverable: u64,
+    stalls: u64,
+    queued_messages: u32,
+    queued_bytes: u32,
+    epoch: u32,
+    reserved: [u32; 5],
+}
+
+/// What an open file and its domain are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// This domain's component; `None` while the module does not know it.
+    pub component: Option<Component>,
+    /// The App_ID bound to this file.
+    pub app: Option<AppId>,
+    /// The channel to Dom-M is connected.
+    pub uplink: bool,
+    /// This domain is a management VM.
+    pub mvm: bool,
+    /// Bytes of the largest payload.
+    pub max_payload: usize,
+    /// Capacity of this file's receive queue, bytes.
+    pub queue_bytes: u32,
+    /// Connected guests.
+    pub links: u32,
+    /// Bound App_IDs in this domain.
+    pub endpoints: u32,
+}
+
+/// How far a link has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The two sides are negotiating.
+    Connecting,
+    /// Messages pass.
+    Connected,
+    /// It is closed.
+    Closed,
+    /// A state that this library does not know.
+    Other(u32),
+}
+
+/// One link's counters, since its channel was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The guest's domain id, or `None` for the channel to Dom-M.
+    pub guest: Option<u32>,
+    /// How far it has come.
+    pub state: LinkState,
+    /// Valid messages taken from the channel.
+    pub rx_messages: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Messages put into the channel.
+    pub tx_messages: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Messages of this link that went back to it.
+    pub undeliverable: u64,
+    /// Times that a full receiver stopped this link.
+    pub stalls: u64,
+    /// Messages waiting for room in the channel.
+    pub queued_messages: u32,
+    /// Their bytes.
+    pub queued_bytes: u32,
+    /// Incarnation of the channel.
+    pub epoch: u32,
+}
+
+const LINK_UPLINK: u32 = u32::MAX;
+
+pub(crate) fn bind(fd: BorrowedFd<'_>, app: &AppId) -> Result<()> {
+    let raw = RawBind {
+        app: *app.as_encoded(),
+        flags: 0,
+        reserved: [0; 7],
+    };
+    // SAFETY: the request code and `RawBind` are those of `include/uapi/mgmt.h`; the kernel only
+    // reads the structure.
+    let done = unsafe { ioctl(fd, Setter::<BIND, RawBind>::new(raw)) };
+    done.map_err(|errno| match errno {
+        Errno::ADDRINUSE => Error::NameTaken(app.as_str().to_owned()),
+        other => Error::from_errno("bind", other),
+    })
+}
+
+pub(crate) fn info(fd: BorrowedFd<'_>) -> Result<Info> {
+    let mut raw = RawInfo::default();
+    // SAFETY: the request code and `RawInfo` are those of `include/uapi/mgmt.h`; the kernel writes
+    // one such structure, for all of whose bytes any value is valid.
+    unsafe { ioctl(fd, Updater::<INFO, RawInfo>::new(&mut raw)) }
+        .map_err(|errno| Error::from_errno("info", errno))?;
+    if raw.abi != ABI_VERSION {
+        return Err(Error::Abi {
+            found: raw.abi,
+            expected: ABI_VERSION,
+        });
+    }
+    Ok(Info {
+        component: match Component::decode(&raw.component)? {
+            Component::Unspecified => None,
+            known => Some(known),
+        },
+        app: if raw.app == [0; 32] {
+            None
+        } else {
+            Some(AppId::decode(&raw.app)?)
+        },
+        uplink: raw.flags & 2 != 0,
+        mvm: raw.flags & 4 != 0,
+        max_payload: raw.max_payload as usize,
+        queue_bytes: raw.queue_bytes,
+        links: raw.links,
+        endpoints: raw.endpoints,
+    })
+}
+
+pub(crate) fn set_mvm(fd: BorrowedFd<'_>, ip: [u8; 16]) -> Result<()> {
+    let raw = RawMvm {
+        ip,
+        reserved: [0; 4],
+    };
+    // SAFETY: the request code and `RawMvm` are those of `include/uapi/mgmt.h`; the kernel only
+    // reads the structure.
+    unsafe { ioctl(fd, Setter::<SET_MVM, RawMvm>::new(raw)) }
+        .map_err(|errno| Error::from_errno("set the address of the management VM", errno))
+}
+
+/// The link with the smallest id from `id` on.
+fn link(fd: BorrowedFd<'_>, id: u32) -> Result<Option<RawLink>> {
+    let mut raw = RawLink {
+        id,
+        ..RawLink::default()
+    };
+    // SAFETY: the request code and `RawLink` are those of `include/uapi/mgmt.h`; the kernel reads
+    // and writes one such structure, for all of whose bytes any value is valid.
+    match unsafe { ioctl(fd, Updater::<LINK, RawLink>::new(&mut raw)) } {
+        Ok(()) => Ok(Some(raw)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(Error::from_errno("read a link's counters", errno)),
+    }
+}
+
+pub(crate) fn links(fd: BorrowedFd<'_>) -> Result<Vec<Link>> {
+    let mut links = Vec::new();
+    let mut next = Some(0);
+    while let Some(id) = next {
+        let Some(raw) = link(fd, id)? else { break };
+        next = raw.id.checked_add(1);
+        links.push(Link {
+            guest: (raw.id != LINK_UPLINK).then_some(raw.id),
+            state: match raw.state {
+                1 => LinkState::Connecting,
+                2 => LinkState::Connected,
+                3 => LinkState::Closed,
+                other => LinkState::Other(other),
+            },
+            rx_messages: raw.rx_messages,
+            rx_bytes: raw.rx_bytes,
+            tx_messages: raw.tx_messages,
+            tx_bytes: raw.tx_bytes,
+            undeliverable: raw.undeliverable,
+            stalls: raw.stalls,
+            queued_messages: raw.queued_messages,
+            queued_bytes: raw.queued_bytes,
+            epoch: raw.epoch,
+        });
+    }
+    Ok(links)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{offset_of, size_of};
+
+    /// The layouts are those of `include/uapi/mgmt.h`, without padding.
+    #[test]
+    fn layouts_match_the_header() {
+        assert_eq!(size_of::<RawBind>(), 64);
+        assert_eq!(size_of::<RawInfo>(), 120);
+        assert_eq!(offset_of!(RawInfo, max_payload), 72);
+        assert_eq!(size_of::<RawMvm>(), 32);
+        assert_eq!(size_of::<RawLink>(), 88);
+        assert_eq!(offset_of!(RawLink, queued_messages), 56);
+    }
+
+    /// `_IOW(0xCE, 1, struct mgmt_bind)` and so on, spelled out.
+    #[test]
+    fn request_codes_match_the_header() {
+        assert_eq!(BIND as u64, 0x4040_ce01);
+        assert_eq!(INFO as u64, 0x8078_ce02);
+        assert_eq!(SET_MVM as u64, 0x4020_ce03);
+        assert_eq!(LINK as u64, 0xc058_ce04);
+    }
+}

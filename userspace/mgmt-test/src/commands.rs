@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The subcommands.
+
+use crate::payload::{Ledger, Stamp};
+use crate::report::Report;
+use crate::{Cli, Command, Traffic};
+use anyhow::{Context, Result, bail};
+use mgmt_channel::{Address, Channel, Error, Kind, Message};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Messages sent and received so far, for the watchdog's last words.
+static SENT: AtomicU64 = AtomicU64::new(0);
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+
+/// Members of a JSON object: how far it had come.
+pub fn progress() -> String {
+    let (sent, received) = (&SENT, &RECEIVED);
+    format!(
+        "\"sent\":{},\"received\":{}",
+        sent.load(Ordering::Relaxed),
+        received.load(Ordering::Relaxed)
+    )
+}
+
+/// Runs the subcommand. `Ok(true)` if all is as it must be.
+pub fn run(cli: &Cli) -> Result<bool> {
+    let open = |app: &str| -> Result<Channel> { Ok(Channel::open_at(&cli.device)?.bound(app)?) };
+    match &cli.command {
+        Command::Flood { traffic, app, wait } => {
+            flood(&open(app)?, traffic, Duration::from_secs(*wait))
+        }
+        Command::Sink {
+            app,
+            count,
+            linger,
+            slow,
+        } => sink(
+            &open(app)?,
+            *count,
+            Duration::from_millis(*linger),
+            Duration::from_micros(*slow),
+        ),
+        Command::Echo { app, count } => echo(&open(app)?, *count),
+        Command::Pingpong { traffic, app, wait } => {
+            pingpong(&open(app)?, traffic, Duration::from_secs(*wait))
+        }
+        Command::Duplex {
+            traffic,
+            app,
+            wait,
+            linger,
+        } => duplex(
+            &open(app)?,
+            traffic,
+            Duration::from_secs(*wait),
+            Duration::from_millis(*linger),
+        ),
+    }
+}
+
+impl Traffic {
+    fn address(&self, channel: &Channel) -> Result<Address> {
+        Ok(self.to.resolve(channel.info()?.component))
+    }
+
+    /// The number-th message of this run.
+    fn message(&self, to: Address, stream: u32, number: u64) -> Message {
+        let stamp = Stamp {
+            stream,
+            number,
+            total: self.count,
+        };
+        Message::data(to, stamp.payload(self.size))
+    }
+}
+
+/// Tells the runs of a sender apart.
+fn new_stream() -> u32 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |d| d.subsec_nanos()) ^ std::process::id().rotate_left(16)
+}
+
+/// Asks the receiver whether it is there until it says so. Returns how many questions were
+/// accepted.
+fn await_receiver(channel: &Channel, to: Address, wait: Duration) -> Result<()> {
+    if wait.is_zero() {
+        return Ok(());
+    }
+    let end = Instant::now() + wait;
+    loop {
+        let question = Message::new(Kind::Discover, to, Vec::new());
+        match channel.request(question, Duration::from_secs(2)) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.is_transient() && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(e) => return Err(e).context("waiting for the receiver"),
+        }
+    }
+}
+
+/// Answers the question of [`await_receiver`]. True if `message` was one.
+fn answer_discovery(channel: &Channel, message: &Message) -> Result<bool> {
+    if message.header.kind != Kind::Discover || !message.is_request() {
+        return Ok(false);
+    }
+    match channel.send(&message.reply(Vec::new())) {
+        Err(e) if !e.is_transient() => Err(e.into()),
+        _ => Ok(true),
+    }
+}
+
+fn flood(channel: &Channel, traffic: &Traffic, wait: Duration) -> Result<bool> {
+    let to = traffic.address(channel)?;
+    await_receiver(channel, to, wait)?;
+    let stream = new_stream();
+    let mut report = Report::new("flood");
+    let mut returned = 0;
+    let mut drain = |timeout| -> Result<()> {
+        while let Some(message) = channel.recv(Some(timeout))? {
+            returned += u64::from(message.header.kind == Kind::Undeliverable);
+        }
+        Ok(())
+    };
+    for number in 0..traffic.count {
+        let message = traffic.message(to, stream, number);
+        channel
+            .send(&message)
+            .with_context(|| format!("sending message {number}"))?;
+        SENT.store(number + 1, Ordering::Relaxed);
+        if number % 64 == 0 {
+            drain(Duration::ZERO)?;
+        }
+    }
+    drain(Duration::from_millis(100))?;
+    report.number("sent", traffic.count);
+    report.number("undeliverable", returned);
+    report.finish(returned == 0, traffic.count);
+    Ok(returned == 0)
+}
+
+fn sink(channel: &Channel, count: u64, linger: Duration, slow: Duration) -> Result<bool> {
+    println!("ready");
+    let mut ledger = Ledger::default();
+    let mut report = None;
+    loop {
+        let complete = ledger.received >= count;
+        let Some(message) = channel.recv(complete.then_some(linger))? else {
+            break;
+        };
+        if answer_discovery(channel, &message)? {
+            continue;
+        }
+        // The clock starts with the first message: waiting for a sender is no rate.
+        report.get_or_insert_with(|| Report::new("sink"));
+        ledger.enter(message.header.source, &message.payload);
+        RECEIVED.store(ledger.received, Ordering::Relaxed);
+        if !slow.is_zero() {
+            std::thread::sleep(slow);
+        }
+    }
+    let ok = ledger.is_perfect(count);
+    let report = report.unwrap_or_else(|| Report::new("sink"));
+    finish_ledger(report, &ledger, ok);
+    Ok(ok)
+}
+
+fn finish_ledger(mut report: Report, ledger: &Ledger<Address>, ok: bool) {
+    report
+        .number("received", ledger.received)
+        .number("lost", ledger.lost)
+        .number("late", ledger.late)
+        .number("damaged", ledger.damaged);
+    report.finish(ok, ledger.received);
+}
+
+fn echo(channel: &Channel, count: u64) -> Result<bool> {
+    println!("ready");
+    let mut report = Report::new("echo");
+    let (mut echoed, mut returned) = (0, 0);
+    while count == 0 || echoed < count {
+        let Some(message) = channel.recv(None)? else {
+            break;
+        };
+        if answer_discovery(channel, &message)? {
+            continue;
+        }
+        if message.header.kind == Kind::Undeliverable {
+            returned += 1;
+            continue;
+        }
+        let answer = if message.is_request() {
+            message.reply(message.payload.clone())
+        } else {
+            Message::data(message.header.source, message.payload)
+        };
+        match channel.send(&answer) {
+            Ok(()) => echoed += 1,
+            Err(e) if e.is_transient() => returned += 1,
+            Err(e) => return Err(e).context("echoing"),
+        }
+        RECEIVED.store(echoed, Ordering::Relaxed);
+    }
+    report.number("echoed", echoed);
+    report.number("undeliverable", returned);
+    report.finish(returned == 0, echoed);
+    Ok(returned == 0)
+}
+
+fn pingpong(channel: &Channel, traffic: &Traffic, wait: Duration) -> Result<bool> {
+    let to = traffic.address(channel)?;
+    await_receiver(channel, to, wait)?;
+    let stream = new_stream();
+    let mut report = Report::new("pingpong");
+    let mut times = Vec::with_capacity(traffic.count as usize);
+    let mut wrong = 0;
+    for number in 0..traffic.count {
+        let question = traffic.message(to, stream, number);
+        let expected = question.payload.clone();
+        let start = Instant::now();
+        let answer = channel
+            .request(question, Duration::from_secs(10))
+            .with_context(|| format!("round trip {number}"))?;
+        times.push(start.elapsed().as_nanos() as u64);
+        wrong += u64::from(answer.payload != expected);
+        SENT.store(number + 1, Ordering::Relaxed);
+    }
+    times.sort_unstable();
+    let at = |part: f64| {
+        let index = (times.len() as f64 * part) as usize;
+        let last = times.len().saturating_sub(1);
+        times.get(index.min(last)).copied().unwrap_or(0)
+    };
+    report
+        .number("round_trips", traffic.count)
+        .number("wrong", wrong)
+        .number("min_ns", at(0.0))
+        .number("p50_ns", at(0.5))
+        .number("p99_ns", at(0.99))
+        .number("max_ns", at(1.0));
+    report.finish(wrong == 0, traffic.count);
+    Ok(wrong == 0)
+}
+
+/// Both sides say hello until each has heard the other. Returns how many of this side's hellos
+/// were accepted: the undeliverable ones among them are expected.
+fn meet(channel: &Channel, to: Address, wait: Duration) -> Result<u64> {
+    let end = Instant::now() + wait;
+    let mut hellos = 0;
+    let mut hello = || -> Result<()> {
+        match channel.send(&Message::new(Kind::Establish, to, Vec::new())) {
+            Ok(()) => hellos += 1,
+            Err(e) if e.is_transient() => {}
+            Err(e) => return Err(e).context("greeting the other side"),
+        }
+        Ok(())
+    };
+    'meeting: loop {
+        hello()?;
+        let pause = Instant::now() + Duration::from_millis(100);
+        while let Some(left) = pause.checked_duration_since(Instant::now()) {
+            match channel.recv(Some(left))? {
+                Some(message) if message.header.kind == Kind::Establish => break 'meeting,
+                _ => {}
+            }
+        }
+        if Instant::now() > end {
+            bail!(Error::TimedOut);
+        }
+    }
+    // The other side is bound by now, so this one arrives, and lets it start.
+    hello()?;
+    Ok(hellos)
+}
+
+fn duplex(channel: &Channel, traffic: &Traffic, wait: Duration, linger: Duration) -> Result<bool> {
+    let to = traffic.address(channel)?;
+    println!("ready");
+    let hellos = meet(channel, to, wait)?;
+    let stream = new_stream();
+    let report = Report::new("duplex");
+    let sent = AtomicBool::new(false);
+    let (ledger, returned) = std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| receive(channel, traffic.count, hellos, linger, &sent));
+        let sending = (0..traffic.count).try_for_each(|number| {
+            channel
+                .send(&traffic.message(to, stream, number))
+                .with_context(|| format!("sending message {number}"))?;
+            SENT.store(number + 1, Ordering::Relaxed);
+            anyhow::Ok(())
+        });
+        sent.store(true, Ordering::Release);
+        let received = receiver.join().expect("the receiver does not panic");
+        sending.and(received)
+    })?;
+    let ok = ledger.is_perfect(traffic.count) && returned == 0;
+    let mut report = report;
+    report.number("sent", traffic.count);
+    report.number("undeliverable", returned);
+    finish_ledger(report, &ledger, ok);
+    Ok(ok)
+}
+
+/// Receives until `count` messages came, and this side has sent its own.
+fn receive(
+    channel: &Channel,
+    count: u64,
+    hellos: u64,
+    linger: Duration,
+    sent: &AtomicBool,
+) -> Result<(Ledger<Address>, u64)> {
+    let mut ledger = Ledger::default();
+    let mut returned = 0;
+    loop {
+        let complete = ledger.received >= count;
+        let timeout = if complete {
+            linger
+        } else {
+            Duration::from_secs(1)
+        };
+        match channel.recv(Some(timeout))? {
+            None if complete && sent.load(Ordering::Acquire) => return Ok((ledger, returned)),
+            None => {}
+            Some(message) => match message.header.kind {
+                Kind::Establish => {}
+                Kind::Undeliverable if message.header.sequence <= hellos => {}
+                Kind::Undeliverable => returned += 1,
+                _ => {
+                    ledger.enter(message.header.source, &message.payload);
+                    RECEIVED.store(ledger.received, Ordering::Relaxed);
+                }
+            },
+        }
+    }
+}
