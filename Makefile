@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# The host needs make, bash and coreutils; everything else happens in a build
+# root that the scripts make themselves (scripts/setup --help).
+
+SHELL := /bin/bash
+
+.PHONY: all module userspace host-test test demo bench lint clippy fmt clean help
+
+all: module userspace
+
+## module: build/module/mgmt.ko, for the newest kernel of Debian's backports that is supported
+module:
+	@scripts/kmake
+
+## userspace: daemon, agent and tools, in build/target/release
+userspace:
+	@if [ -e userspace/Cargo.toml ]; then scripts/cargo build --release; fi
+
+## test: everything: host tests, then the selftests in the lab; ends with the sums
+test:
+	@scripts/test
+
+## host-test: the tests that need no kernel and no Xen
+host-test:
+	@scripts/test host
+
+## demo: the lab, two guests under load, and a broker that keeps their promises
+demo: module userspace
+	@scripts/demo
+
+## bench: measures the channel in the lab
+bench: module userspace
+	@scripts/bench
+
+## lint: formatting, clippy and shellcheck; warnings are errors
+lint:
+	@scripts/lint
+
+clippy: lint
+
+## fmt: formats the Rust code
+fmt:
+	@scripts/lint --fix
+
+## clean: removes what was built; the cache stays (scripts/setup clean removes that)
+clean:
+	rm -rf build
+
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
+		printf '  make %-10s %s\n' "$$name" "$$text"; done
