@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Looks at M-channels, attaches guests, sends and listens.
+
+mod guests;
+mod messages;
+mod status;
+
+use clap::{Parser, Subcommand};
+use mgmt_channel::Destination;
+use std::process::ExitCode;
+
+/// Manage M-channels.
+///
+/// A component is written self, mvm, vm:ID (on this platform), vm:IP/ID, uuid:UUID or hw:SERIAL; an
+/// address APP@COMPONENT. A domain is written as its number or its name.
+///
+/// Exit status: 0 done, 1 failed (the cause is on standard error), 2 usage.
+#[derive(Parser)]
+#[command(name = "mgmtctl", version)]
+struct Cli {
+    /// The device.
+    #[arg(long, global = true, default_value = mgmt_channel::DEVICE)]
+    device: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the xenstore nodes that give a guest its M-channel.
+    Attach {
+        /// The guests.
+        #[arg(required = true, value_name = "DOMAIN")]
+        domains: Vec<String>,
+        /// Succeed if it is attached already.
+        #[arg(long)]
+        if_needed: bool,
+        /// The management VM, if it is not this domain.
+        #[arg(long, value_name = "ID")]
+        backend: Option<u32>,
+    },
+    /// Close a guest's M-channel and remove its xenstore nodes.
+    Detach {
+        /// The guests.
+        #[arg(required = true, value_name = "DOMAIN")]
+        domains: Vec<String>,
+        /// Succeed if it is not attached.
+        #[arg(long)]
+        if_needed: bool,
+        /// Wait so many seconds for the drivers to close before removing the nodes.
+        #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+        timeout: u64,
+        /// The management VM, if it is not this domain.
+        #[arg(long, value_name = "ID")]
+        backend: Option<u32>,
+    },
+    /// Show this domain, its links and their counters, and the xenstore states.
+    Status,
+    /// Say what address (MVM_IP) this management VM has.
+    SetMvm {
+        /// Its address.
+        ip: std::net::IpAddr,
+    },
+    /// Send one message of kind data.
+    Send {
+        /// Where to, as APP@COMPONENT.
+        to: Destination,
+        /// Its content.
+        text: String,
+        /// The App_ID to send as.
+        #[arg(long = "as", value_name = "APP")]
+        app: Option<String>,
+        /// Wait so many milliseconds for an answer, or for the message to come back.
+        #[arg(long, default_value_t = 200, value_name = "MS")]
+        wait: u64,
+    },
+    /// Print the messages that an App_ID gets; answer pings.
+    Listen {
+        /// The App_ID to serve.
+        app: String,
+        /// Stop after so many messages.
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// Ask an application whether it is there, and how long the answer takes.
+    Ping {
+        /// Whom, as APP@COMPONENT.
+        to: Destination,
+        /// How often.
+        #[arg(long, short, default_value_t = 3)]
+        count: u32,
+        /// Milliseconds between two.
+        #[arg(long, default_value_t = 1000, value_name = "MS")]
+        interval: u64,
+        /// The App_ID to send as.
+        #[arg(long = "as", value_name = "APP")]
+        app: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Command::Attach {
+            domains,
+            if_needed,
+            backend,
+        } => guests::attach(domains, *if_needed, *backend),
+        Command::Detach {
+            domains,
+            if_needed,
+            timeout,
+            backend,
+        } => guests::detach(domains, *if_needed, *timeout, *backend),
+        Command::Status => status::show(&cli.device),
+        Command::SetMvm { ip } => status::set_mvm(&cli.device, *ip),
+        Command::Send {
+            to,
+            text,
+            app,
+            wait,
+        } => messages::send(&cli.device, to, text, app.as_deref(), *wait),
+        Command::Listen { app, count } => messages::listen(&cli.device, app, *count),
+        Command::Ping {
+            to,
+            count,
+            interval,
+            app,
+        } => messages::ping(&cli.device, to, *count, *interval, app.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mgmtctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
