@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bindings to what the `kernel` crate does not bind yet: xenbus, grants, event channels, and our
+//! own `helpers.c`.
+//!
+//! Made by bindgen during the build; types that `kernel::bindings` has are taken from there.
+
+#![allow(
+    clippy::all,
+    dead_code,
+    improper_ctypes,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn,
+    unused_imports
+)]
+
+use kernel::ffi;
+use pin_init::MaybeZeroable;
+
+pub use kernel::bindings::*;
+
+include!(concat!(env!("MGMT_OBJTREE"), "/rust/bindings_generated.rs"));
+
+// SAFETY: The structure has no padding and no interior mutability.
+unsafe impl kernel::transmute::AsBytes for mgmt_info {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_link {}

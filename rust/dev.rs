@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/mgmt`: the bridge's endpoint for userspace. `docs/uapi.md` describes it.
+
+use crate::{
+    bindings,
+    chardev::{is_nonblocking, Pollable},
+    inbox::{PushError, CAPACITY},
+    link::{Counters, Link},
+    mcb::{check_written, Bridge, Endpoint, Refused},
+    message::{Principal, MAX_PAYLOAD},
+    mgmt_back::set_mvm_ip,
+    pure::route::Above,
+    wire::{AppId, Component, Header, Reason, WireError, APP_ID_LEN, HEADER_LEN}, //
+};
+use kernel::{
+    fs::{File, Kiocb},
+    ioctl::{_IOR, _IOW, _IOWR},
+    iov::{IovIterDest, IovIterSource},
+    miscdevice::{MiscDevice, MiscDeviceRegistration},
+    new_mutex,
+    prelude::*,
+    sync::{poll::PollTable, Arc, Mutex, SetOnce},
+    uaccess::{UserPtr, UserSlice}, //
+};
+
+/// An open file.
+#[pin_data(PinnedDrop)]
+pub(crate) struct MgmtFile {
+    bridge: Arc<Bridge>,
+    principal: Principal,
+    endpoint: SetOnce<Arc<Endpoint>>,
+    /// Taken while binding, so that a file binds once.
+    #[pin]
+    binding: Mutex<()>,
+    /// Messages that this file had accepted.
+    #[pin]
+    sent: Mutex<u64>,
+}
+
+/// Longest line that an unbound file takes: `bind `, a name, a newline.
+const MAX_LINE: usize = 5 + APP_ID_LEN;
+
+impl MgmtFile {
+    fn endpoint(&self) -> Result<&Arc<Endpoint>> {
+        self.endpoint.as_ref().ok_or(EBADFD)
+    }
+
+    fn bind(&self, app: AppId) -> Result {
+        let _binding = self.binding.lock();
+        if self.endpoint.as_ref().is_some() {
+            return Err(EINVAL);
+        }
+        let endpoint = self.bridge.bind(app, self.principal)?;
+        self.endpoint.populate(endpoint);
+        Ok(())
+    }
+
+    /// Takes the line `bind NAME`, for those who cannot call ioctl.
+    fn bind_line(&self, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        let len = iov.len();
+        let mut line = [0; MAX_LINE];
+        let line = line.get_mut(..len).ok_or(EBADFD)?;
+        if iov.copy_from_iter(line) != len {
+            return Err(EFAULT);
+        }
+        let name = line.strip_prefix(b"bind ").ok_or(EBADFD)?;
+        let name = name.strip_suffix(b"\n").unwrap_or(name);
+        self.bind(AppId::new(name).map_err(|_| EINVAL)?)?;
+        Ok(len)
+    }
+
+    fn write(&self, iov: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
+        let len = iov.len();
+        let endpoint = self.endpoint()?;
+        if len < HEADER_LEN {
+            return Err(EINVAL);
+        }
+        let mut header = [0; HEADER_LEN];
+        if iov.copy_from_iter(&mut header) != HEADER_LEN {
+            return Err(EFAULT);
+        }
+        let header = Header::decode(&header).map_err(|e| match e {
+            WireError::Version => EPROTONOSUPPORT,
+            _ => EINVAL,
+        })?;
+        check_written(&header)?;
+        if len - HEADER_LEN != header.length as usize {
+            return Err(EINVAL);
+        }
+        if len - HEADER_LEN > MAX_PAYLOAD {
+            return Err(EMSGSIZE);
+        }
+        let mut payload = KVVec::new();
+        if iov.copy_from_iter_vec(&mut payload, GFP_KERNEL_ACCOUNT)? != len - HEADER_LEN {
+            return Err(EFAULT);
+        }
+        let (mut message, target) = self
+            .bridge
+            .prepare(endpoint, &header, payload)
+            .map_err(errno)?;
+        let amount = message.amount();
+        loop {
+            // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
+            let mut sent = self.sent.lock();
+            message.set_sequence(*sent + 1);
+            match target.push(message) {
+                Ok(()) => {
+                    *sent += 1;
+                    return Ok(len);
+                }
+                Err(PushError::Full(full)) => message = full,
+                Err(PushError::Closed(_)) => return Err(errno(target.gone())),
+            }
+            drop(sent);
+            if nonblock {
+                return Err(EAGAIN);
+            }
+            target.inbox().wait_room(self.principal, amount)?;
+        }
+    }
+
+    fn read(&self, iov: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
+        let endpoint = self.endpoint()?;
+        let message = if nonblock {
+            endpoint.inbox.pop(iov.len())?
+        } else {
+            endpoint.inbox.pop_wait(iov.len(), &endpoint.readable)?
+        };
+        let header = message.header().encode();
+        let copied = iov.copy_to_iter(&header) + iov.copy_to_iter(&message.payload);
+        if copied != message.len() {
+            endpoint.inbox.unpop(message);
+            return Err(EFAULT);
+        }
+        Ok(copied)
+    }
+
+    fn info(&self) -> bindings::mgmt_info {
+        let summary = self.bridge.summary();
+        let mut flags = 0;
+        let mut app = [0; APP_ID_LEN];
+        if let Some(endpoint) = self.endpoint.as_ref() {
+            flags |= bindings::MGMT_INFO_BOUND;
+            app = *endpoint.app.as_encoded();
+        }
+        if summary.uplink {
+            flags |= bindings::MGMT_INFO_UPLINK;
+        }
+        if summary.names.above == Above::Nobody || summary.links > 0 {
+            flags |= bindings::MGMT_INFO_MVM;
+        }
+        bindings::mgmt_info {
+            abi: bindings::MGMT_ABI_VERSION,
+            flags,
+            component: Component::from(summary.names.own()).encode(),
+            app,
+            max_payload: MAX_PAYLOAD as u32,
+            queue_bytes: CAPACITY.bytes,
+            links: summary.links,
+            endpoints: summary.endpoints,
+            reserved: [0; 8],
+        }
+    }
+
+    fn link_info(&self, from: u32) -> Result<bindings::mgmt_link> {
+        let guest = if from == bindings::MGMT_LINK_UPLINK {
+            None
+        } else {
+            self.bridge.guest_from(from)
+        };
+        match guest {
+            Some((id, link)) => Ok(link_counters(id, &link)),
+            None => {
+                let uplink = self.bridge.uplink().ok_or(ENOENT)?;
+                Ok(link_counters(bindings::MGMT_LINK_UPLINK, &uplink))
+            }
+        }
+    }
+}
+
+fn link_counters(id: u32, link: &Link) -> bindings::mgmt_link {
+    let Counters {
+        rx_messages,
+        rx_bytes,
+        tx_messages,
+        tx_bytes,
+        undeliverable,
+        stalls,
+    } = &link.counters;
+    let queued = link.inbox.used();
+    bindings::mgmt_link {
+        id,
+        state: if link.is_connected() {
+            bindings::MGMT_LINK_CONNECTED
+        } else {
+            bindings::MGMT_LINK_CLOSED
+        },
+        rx_messages: rx_messages.get(),
+        rx_bytes: rx_bytes.get(),
+        tx_messages: tx_messages.get(),
+        tx_bytes: tx_bytes.get(),
+        undeliverable: undeliverable.get(),
+        stalls: stalls.get(),
+        queued_messages: queued.messages,
+        queued_bytes: queued.bytes,
+        epoch: link.epoch,
+        reserved: [0; 5],
+    }
+}
+
+/// The errno for a message that was not accepted.
+fn errno(refused: Refused) -> Error {
+    match refused {
+        Refused::Unreachable(Reason::NoEndpoint) => ECONNREFUSED,
+        Refused::Unreachable(_) => EHOSTUNREACH,
+        Refused::NotConnected => ENOTCONN,
+        Refused::Backlog => ENOBUFS,
+        Refused::Failed(e) => e,
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for MgmtFile {
+    fn drop(self: Pin<&mut Self>) {
+        if let Some(endpoint) = self.endpoint.as_ref() {
+            self.bridge.unbind(endpoint);
+        }
+    }
+}
+
+const IOC_BIND: u32 = _IOW::<bindings::mgmt_bind>(bindings::MGMT_IOC_MAGIC, 1);
+const IOC_INFO: u32 = _IOR::<bindings::mgmt_info>(bindings::MGMT_IOC_MAGIC, 2);
+const IOC_SET_MVM: u32 = _IOW::<bindings::mgmt_mvm>(bindings::MGMT_IOC_MAGIC, 3);
+const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
+
+#[vtable]
+impl MiscDevice for MgmtFile {
+    type Ptr = Pin<KBox<Self>>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
+        let bridge = crate::bridge().ok_or(ENODEV)?;
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                principal: bridge.new_principal(),
+                bridge,
+                endpoint: SetOnce::new(),
+                binding <- new_mutex!((), "mgmt_file_binding"),
+                sent <- new_mutex!(0, "mgmt_file_sent"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterDest<'_>) -> Result<usize> {
+        kiocb.file().read(iov, is_nonblocking(&kiocb))
+    }
+
+    fn write_iter(kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        let file = kiocb.file();
+        match file.endpoint() {
+            Ok(_) => file.write(iov, is_nonblocking(&kiocb)),
+            Err(_) => file.bind_line(iov),
+        }
+    }
+
+    fn ioctl(this: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        let user = |len| UserSlice::new(UserPtr::from_addr(arg), len);
+        match cmd {
+            IOC_BIND => {
+                let bytes: [u8; size_of::<bindings::mgmt_bind>()] =
+                    user(size_of::<bindings::mgmt_bind>()).reader().read()?;
+                let (app, rest) = bytes.split_first_chunk().ok_or(EINVAL)?;
+                if rest.iter().any(|&b| b != 0) {
+                    return Err(EINVAL);
+                }
+                this.bind(AppId::decode(app).map_err(|_| EINVAL)?)?;
+            }
+            IOC_INFO => user(size_of::<bindings::mgmt_info>())
+                .writer()
+                .write(&this.info())?,
+            IOC_SET_MVM => {
+                require_admin()?;
+                let bytes: [u8; size_of::<bindings::mgmt_mvm>()] =
+                    user(size_of::<bindings::mgmt_mvm>()).reader().read()?;
+                let (ip, rest) = bytes.split_first_chunk().ok_or(EINVAL)?;
+                if rest.iter().any(|&b| b != 0) {
+                    return Err(EINVAL);
+                }
+                set_mvm_ip(&this.bridge, *ip)?;
+            }
+            IOC_LINK => {
+                require_admin()?;
+                let (mut reader, mut writer) =
+                    user(size_of::<bindings::mgmt_link>()).reader_writer();
+                let id = reader.read::<u32>()?;
+                writer.write(&this.link_info(id)?)?;
+            }
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+fn require_admin() -> Result {
+    if crate::chardev::is_admin() {
+        Ok(())
+    } else {
+        Err(EPERM)
+    }
+}
+
+impl Pollable for MgmtFile {
+    fn poll(this: Pin<&Self>, file: &File, table: PollTable<'_>) -> u32 {
+        let Some(endpoint) = this.endpoint.as_ref() else {
+            return bindings::POLLERR;
+        };
+        table.register_wait(file, &endpoint.readable);
+        // Room depends on the destination, so a bound file may always be written to.
+        let mut ready = bindings::POLLOUT | bindings::POLLWRNORM;
+        if endpoint.inbox.is_readable() {
+            ready |= bindings::POLLIN | bindings::POLLRDNORM;
+        }
+        ready
+    }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#include <linux/mm.h>
+#include <linux/string.h>
+#include <linux/workqueue.h>
+#include <asm/barrier.h>
+#include <xen/grant_table.h>
+#include <xen/page.h>
+#include <xen/xen.h>
+#include <xen/xenbus.h>
+
+#include "helpers.h"
+
+struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+}
+
+void mgmt_helper_xenbus_dev_fatal(struct xenbus_device *dev, int err, const char *what)
+{
+	xenbus_dev_fatal(dev, err, "%s", what);
+}
+
+bool mgmt_helper_xen_domain(void)
+{
+	return xen_domain();
+}
+
+bool mgmt_helper_xen_initial_domain(void)
+{
+	return xen_initial_domain();
+}
+
+/* A full barrier against another domain, also where this kernel runs on one CPU. */
+void mgmt_helper_virt_mb(void)
+{
+	virt_mb();
+}
+
+/*
+ * Copies to or from memory that another domain may write meanwhile. Out of line, so that no
+ * compiler reads the shared side a second time (XSA-155).
+ */
+noinline void mgmt_helper_copy_shared(void *to, const void *from, size_t len)
+{
+	memcpy(to, from, len);
+	barrier();
+}
+
+/* Grants the page at @addr, read-write. Returns the reference or a negative errno. */
+int mgmt_helper_grant_page(domid_t domid, void *addr)
+{
+	return gnttab_grant_foreign_access(domid, virt_to_gfn(addr), 0);
+}
+
+/*
+ * Ends the grant and drops the page, now or, if the other side still maps it, when it no longer
+ * does: a page that another domain can write is never reused (XSA-396).
+ */
+void mgmt_helper_end_grant(grant_ref_t ref, void *addr)
+{
+	gnttab_end_foreign_access(ref, virt_to_page(addr));
+}
+
+/* Drops one page of an alloc_pages_exact() allocation. */
+void mgmt_helper_put_page(void *addr)
+{
+	put_page(virt_to_page(addr));
+}

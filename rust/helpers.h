@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* C functions for what bindgen cannot bind: variadic and inline functions, and macros. */
+#ifndef _MGMT_HELPERS_H
+#define _MGMT_HELPERS_H
+
+#include <linux/types.h>
+#include <xen/grant_table.h>
+
+struct workqueue_struct;
+struct xenbus_device;
+
+struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name);
+void mgmt_helper_xenbus_dev_fatal(struct xenbus_device *dev, int err, const char *what);
+
+bool mgmt_helper_xen_domain(void);
+bool mgmt_helper_xen_initial_domain(void);
+
+void mgmt_helper_virt_mb(void);
+void mgmt_helper_copy_shared(void *to, const void *from, size_t len);
+
+int mgmt_helper_grant_page(domid_t domid, void *addr);
+void mgmt_helper_end_grant(grant_ref_t ref, void *addr);
+void mgmt_helper_put_page(void *addr);
+
+#endif /* _MGMT_HELPERS_H */

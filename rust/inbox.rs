@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The bounded queue in front of every receiver.
+
+use crate::{
+    link::Link,
+    message::{Message, Principal},
+    pure::quota::{admits, Amount}, //
+};
+use kernel::{
+    list::{List, ListArc},
+    new_condvar,
+    new_spinlock,
+    prelude::*,
+    rbtree::RBTree,
+    sync::{
+        lock::{spinlock::SpinLockBackend, Guard},
+        Arc, CondVar, SpinLock,
+    }, //
+};
+
+/// What a receiver's queue holds at most.
+pub(crate) const CAPACITY: Amount = Amount {
+    bytes: 1 << 20,
+    messages: 4096,
+};
+
+/// Why a message was not queued.
+pub(crate) enum PushError {
+    /// The sender's share is used up. It may wait with [`Inbox::wait_room`] or
+    /// [`Inbox::call_when_room`].
+    Full(ListArc<Message>),
+    /// The receiver is gone.
+    Closed(ListArc<Message>),
+}
+
+/// A queue of messages to one receiver, shared fairly among its senders.
+#[pin_data]
+pub(crate) struct Inbox {
+    #[pin]
+    queue: SpinLock<Queue>,
+    /// Notified when a sender may have room, and when the queue closes.
+    #[pin]
+    room: CondVar,
+}
+
+struct Queue {
+    open: bool,
+    messages: List<Message>,
+    used: Amount,
+    /// What each sender holds, if anything; and how many senders that are.
+    shares: RBTree<Principal, Amount>,
+    senders: u32,
+    /// Links that stopped because this queue was full.
+    stalled: KVec<Arc<Link>>,
+}
+
+impl Queue {
+    fn admits(&self, principal: Principal, more: Amount) -> bool {
+        let share = self.shares.get(&principal);
+        let senders = self.senders + u32::from(share.is_none());
+        let share = share.copied().unwrap_or_default();
+        admits(CAPACITY, self.used, share, senders, more)
+    }
+
+    fn charge(&mut self, message: &Message) -> Result {
+        let amount = message.amount();
+        if let Some(share) = self.shares.get_mut(&message.principal) {
+            *share = share.plus(amount);
+        } else {
+            self.shares
+                .try_create_and_insert(message.principal, amount, GFP_ATOMIC)?;
+            self.senders += 1;
+        }
+        self.used = self.used.plus(amount);
+        Ok(())
+    }
+
+    fn discharge(&mut self, message: &Message) {
+        let amount = message.amount();
+        self.used = self.used.minus(amount);
+        if let Some(share) = self.shares.get_mut(&message.principal) {
+            *share = share.minus(amount);
+            if share.is_zero() {
+                self.shares.remove(&message.principal);
+                self.senders -= 1;
+            }
+        }
+    }
+}
+
+impl Inbox {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            queue <- new_spinlock!(
+                Queue {
+                    open: true,
+                    messages: List::new(),
+                    used: Amount::default(),
+                    shares: RBTree::new(),
+                    senders: 0,
+                    stalled: KVec::new(),
+                },
+                "mgmt_inbox"
+            ),
+            room <- new_condvar!("mgmt_inbox_room"),
+        })
+    }
+
+    /// Queues a message if its sender's share allows. The caller wakes the receiver.
+    pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        let mut queue = self.queue.lock();
+        if !queue.open {
+            return Err(PushError::Closed(message));
+        }
+        if !queue.admits(message.principal, message.amount()) || queue.charge(&message).is_err() {
+            return Err(PushError::Full(message));
+        }
+        queue.messages.push_back(message);
+        Ok(())
+    }
+
+    /// Queues what comes back to its own sender, whose queue this is, or gives it back if the
+    /// sender is gone too.
+    ///
+    /// It may pass the capacity: a receiver that does not read what comes back to it may not send
+    /// on (see [`Inbox::is_over_capacity`]), so it can't grow beyond what it had in flight.
+    pub(crate) fn push_returned(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        let mut queue = self.queue.lock();
+        if !queue.open {
+            return Err(PushError::Closed(message));
+        }
+        if queue.charge(&message).is_err() {
+            return Err(PushError::Full(message));
+        }
+        queue.messages.push_back(message);
+        Ok(())
+    }
+
+    /// Whether so much came back to this receiver that it must read before it sends.
+    pub(crate) fn is_over_capacity(&self) -> bool {
+        let used = self.queue.lock().used;
+        used.bytes > CAPACITY.bytes || used.messages > CAPACITY.messages
+    }
+
+    /// Waits until a message of this size from this sender may fit, or the receiver is gone.
+    ///
+    /// `EINTR` (as `ERESTARTSYS`) if a signal came first.
+    pub(crate) fn wait_room(&self, principal: Principal, amount: Amount) -> Result {
+        let mut queue = self.queue.lock();
+        while queue.open && !queue.admits(principal, amount) {
+            if self.room.wait_interruptible(&mut queue) {
+                return Err(ERESTARTSYS);
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls [`Link::schedule`] once when there may be room again, or now if there is.
+    pub(crate) fn call_when_room(&self, link: &Arc<Link>, principal: Principal, amount: Amount) {
+        {
+            let mut queue = self.queue.lock();
+            let wait = queue.open && !queue.admits(principal, amount);
+            if wait && queue.stalled.push(link.clone(), GFP_ATOMIC).is_ok() {
+                return;
+            }
+        }
+        Link::schedule(link);
+    }
+
+    /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over capacity.
+    pub(crate) fn call_when_below_capacity(&self, link: &Arc<Link>) {
+        {
+            let mut queue = self.queue.lock();
+            if queue.open
+                && (queue.used.bytes > CAPACITY.bytes || queue.used.messages > CAPACITY.messages)
+                && queue.stalled.push(link.clone(), GFP_ATOMIC).is_ok()
+            {
+                return;
+            }
+        }
+        Link::schedule(link);
+    }
+
+    /// Takes the next message if it has at most `max` bytes.
+    ///
+    /// `EAGAIN` if there is none, `EMSGSIZE` if it is larger, `ENODEV` if the queue is closed.
+    pub(crate) fn pop(&self, max: usize) -> Result<ListArc<Message>> {
+        self.pop_locked(&mut self.queue.lock(), max)
+    }
+
+    /// As [`Inbox::pop`], but waits for a message on `readable`, which whoever pushes notifies.
+    ///
+    /// `EINTR` (as `ERESTARTSYS`) if a signal came first.
+    pub(crate) fn pop_wait(&self, max: usize, readable: &CondVar) -> Result<ListArc<Message>> {
+        let mut queue = self.queue.lock();
+        loop {
+            match self.pop_locked(&mut queue, max) {
+                Err(e) if e == EAGAIN => {}
+                other => return other,
+            }
+            if readable.wait_interruptible(&mut queue) {
+                return Err(ERESTARTSYS);
+            }
+        }
+    }
+
+    fn pop_locked(
+        &self,
+        queue: &mut Guard<'_, Queue, SpinLockBackend>,
+        max: usize,
+    ) -> Result<ListArc<Message>> {
+        if !queue.open {
+            return Err(ENODEV);
+        }
+        let len = {
+            let mut cursor = queue.messages.cursor_front();
+            let next = cursor.peek_next().ok_or(EAGAIN)?;
+            next.arc().len()
+        };
+        if len > max {
+            return Err(EMSGSIZE);
+        }
+        let message = queue.messages.pop_front().ok_or(EAGAIN)?;
+        queue.discharge(&message);
+        self.made_room(queue);
+        Ok(message)
+    }
+
+    /// Puts back, at the front, the message that [`Inbox::pop`] just took.
+    pub(crate) fn unpop(&self, message: ListArc<Message>) {
+        let mut queue = self.queue.lock();
+        // Without memory for the account, it goes uncharged, once, to nobody's gain.
+        let _ = queue.charge(&message);
+        queue.messages.push_front(message);
+    }
+
+    /// Whether a message waits, or never will.
+    pub(crate) fn is_readable(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.open || !queue.messages.is_empty()
+    }
+
+    /// Messages that wait.
+    pub(crate) fn used(&self) -> Amount {
+        self.queue.lock().used
+    }
+
+    /// Refuses messages from now on and gives back those that wait, in order.
+    pub(crate) fn close(&self) -> List<Message> {
+        let mut left = List::new();
+        let mut queue = self.queue.lock();
+        queue.open = false;
+        left.push_all_back(&mut queue.messages);
+        queue.used = Amount::default();
+        queue.shares = RBTree::new();
+        queue.senders = 0;
+        self.made_room(&mut queue);
+        left
+    }
+
+    fn made_room(&self, queue: &mut Guard<'_, Queue, SpinLockBackend>) {
+        for link in core::mem::take(&mut queue.stalled) {
+            Link::schedule(&link);
+        }
+        self.room.notify_all();
+    }
+}

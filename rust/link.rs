@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A link: a channel to another domain, as the bridge sees it.
+//!
+//! Locks, outermost first: `Link::io`, then the bridge's table or one inbox. Nobody waits for a
+//! second `io`.
+
+use crate::{
+    channel::Channel,
+    inbox::{Inbox, PushError},
+    mcb::{Bridge, Forwarded, Target},
+    message::{Message, Principal, MAX_PAYLOAD},
+    pure::{
+        ring::{Broken, PushError as RingError},
+        route::Origin, //
+    },
+    wire::{Header, Reason, WireError, HEADER_LEN},
+    xen::{event::Handler, xenbus::Device}, //
+};
+use kernel::{
+    fmt,
+    list::{List, ListArc},
+    new_mutex,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{ordering, Atomic},
+        lock::{mutex::MutexBackend, Guard},
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    },
+    workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem}, //
+};
+
+/// Messages that a link takes from its ring before others get their turn.
+const BUDGET: u32 = 64;
+/// Jiffies until a link that found no memory tries again.
+const RETRY_DELAY: usize = 2;
+
+/// A counter that anybody may read.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self(Atomic::new(0))
+    }
+}
+
+impl Counter {
+    fn add(&self, by: usize) {
+        self.0.fetch_add(by as u64, ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(ordering::Relaxed)
+    }
+}
+
+/// What a link has done, for `MGMT_IOC_LINK`.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) rx_messages: Counter,
+    pub(crate) rx_bytes: Counter,
+    pub(crate) tx_messages: Counter,
+    pub(crate) tx_bytes: Counter,
+    pub(crate) undeliverable: Counter,
+    pub(crate) stalls: Counter,
+}
+
+/// A link to the guest or management VM at the other end of a channel.
+#[pin_data]
+pub(crate) struct Link {
+    /// Who is at the other end, as messages from there come in.
+    pub(crate) origin: Origin,
+    /// Who is charged for what comes from there.
+    pub(crate) principal: Principal,
+    /// Incarnation of the channel.
+    pub(crate) epoch: u32,
+    pub(crate) counters: Counters,
+    pub(crate) dev: ARef<Device>,
+    bridge: Arc<Bridge>,
+    /// What is to go there.
+    #[pin]
+    pub(crate) inbox: Inbox,
+    #[pin]
+    io: Mutex<Io>,
+    /// An event came and awaits its EOI.
+    event: Atomic<bool>,
+    #[pin]
+    work: DelayedWork<Link>,
+}
+
+struct Io {
+    channel: Option<Channel>,
+    /// A message from there that a full receiver stopped, and that receiver.
+    stalled: Option<(ListArc<Message>, Target)>,
+    /// A message that found no room in the ring.
+    outgoing: Option<ListArc<Message>>,
+    /// Messages in the ring that the other end had not taken when last looked at.
+    sent: List<Message>,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Link { self.work }
+}
+
+impl WorkItem for Link {
+    type Pointer = Arc<Link>;
+
+    fn run(this: Arc<Link>) {
+        this.pump();
+    }
+}
+
+impl Handler for Link {
+    fn on_event(this: ArcBorrow<'_, Self>) {
+        this.event.store(true, ordering::Release);
+        Link::schedule(&this.into());
+    }
+}
+
+/// What a link does after a round of work.
+enum Next {
+    /// It waits for an event.
+    Wait,
+    /// It has more to do.
+    Again,
+    /// It has more to do when there is memory.
+    Later,
+}
+
+/// What the other end did that ends its channel.
+enum Violation {
+    Ring(Broken),
+    Header(WireError),
+    /// A message that no bridge sends.
+    Forged,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring(broken) => write!(f, "bad ring: {broken:?}"),
+            Self::Header(error) => write!(f, "bad message: {error:?}"),
+            Self::Forged => write!(f, "a message that no bridge sends"),
+        }
+    }
+}
+
+impl Link {
+    /// Makes a link that is not connected yet.
+    pub(crate) fn new(
+        bridge: &Arc<Bridge>,
+        dev: ARef<Device>,
+        origin: Origin,
+        epoch: u32,
+    ) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            try_pin_init!(Self {
+                origin,
+                principal: bridge.new_principal(),
+                epoch,
+                counters: Counters::default(),
+                dev,
+                bridge: bridge.clone(),
+                inbox <- Inbox::new(),
+                io <- new_mutex!(
+                    Io {
+                        channel: None,
+                        stalled: None,
+                        outgoing: None,
+                        sent: List::new(),
+                    },
+                    "mgmt_link"
+                ),
+                event: Atomic::new(false),
+                work <- new_delayed_work!("mgmt_link"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Starts to move messages.
+    pub(crate) fn start(self: &Arc<Self>, channel: Channel) {
+        self.io.lock().channel = Some(channel);
+        // What came before this moment had its event unanswered.
+        Self::schedule(self);
+    }
+
+    /// Ends the link. What has not reached the other end goes back to its senders.
+    ///
+    /// Waits for a running round of work, never for the other end.
+    pub(crate) fn close(self: &Arc<Self>) {
+        self.bridge.remove_link(self);
+        let mut io = self.io.lock();
+        let channel = self.end(&mut io);
+        drop(io);
+        // Unbinds the event channel and gives up the pages, outside of the lock.
+        drop(channel);
+    }
+
+    fn end(&self, io: &mut Guard<'_, Io, MutexBackend>) -> Option<Channel> {
+        let mut channel = io.channel.take();
+        if let Some((message, target)) = io.stalled.take() {
+            // The other end was told that it arrived: one message may pass the share.
+            if let Err(PushError::Closed(message) | PushError::Full(message)) =
+                target.push_returned(message)
+            {
+                self.bridge.bounce(&message, Reason::PeerGone);
+            }
+        }
+        if let Some(channel) = &mut channel {
+            // If the other end broke the ring, nothing is known to have arrived.
+            if channel.tx.refresh().is_ok() {
+                forget_consumed(channel, &mut io.sent);
+            }
+        }
+        let mut left = take(&mut io.sent);
+        if let Some(message) = io.outgoing.take() {
+            left.push_back(message);
+        }
+        left.push_all_back(&mut self.inbox.close());
+        while let Some(message) = left.pop_front() {
+            self.bridge.bounce(&message, Reason::PeerGone);
+        }
+        channel
+    }
+
+    /// Has the link do its work soon. May be called from any context.
+    pub(crate) fn schedule(this: &Arc<Self>) {
+        // If it is scheduled already, that is as good.
+        let _ = this.bridge.queue().enqueue(this.clone());
+    }
+
+    /// Moves what waits in the inbox into the ring, now if nobody else does.
+    pub(crate) fn kick(this: &Arc<Self>) {
+        let Some(mut io) = this.io.try_lock() else {
+            // Who holds the lock may have looked already.
+            return Self::schedule(this);
+        };
+        if let Err(violation) = this.transmit(&mut io) {
+            this.violated(&mut io, violation);
+        }
+    }
+
+    /// Bytes of the largest message that goes through the channel, if it is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.io.lock().channel.is_some()
+    }
+
+    /// One round of work.
+    fn pump(self: &Arc<Self>) {
+        let mut io = self.io.lock();
+        let had_event = self.event.xchg(false, ordering::Acquire);
+        let mut useful = false;
+        let result = self
+            .receive(&mut io, &mut useful)
+            .and_then(|next| self.transmit(&mut io).map(|moved| (next, moved)));
+        let (next, moved) = match result {
+            Ok(done) => done,
+            Err(violation) => return self.violated(&mut io, violation),
+        };
+        let Some(channel) = &io.channel else {
+            // Dropping the channel answers for its events.
+            return;
+        };
+        match next {
+            // The event is answered when the work is done.
+            Next::Again if had_event => self.event.store(true, ordering::Release),
+            _ if had_event => channel.event.eoi(useful || moved),
+            _ => {}
+        }
+        drop(io);
+        match next {
+            Next::Wait => {}
+            Next::Again => Self::schedule(self),
+            Next::Later => {
+                let _ = self
+                    .bridge
+                    .queue()
+                    .enqueue_delayed(self.clone(), RETRY_DELAY);
+            }
+        }
+    }
+
+    /// Takes messages from the ring and hands them to the bridge.
+    fn receive(self: &Arc<Self>, io: &mut Io, useful: &mut bool) -> Result<Next, Violation> {
+        let Some(channel) = &mut io.channel else {
+            return Ok(Next::Wait);
+        };
+        let mut next = Next::Again;
+        for _ in 0..BUDGET {
+            if let Some((message, target)) = io.stalled.take() {
+                io.stalled = self.hand_over(message, target);
+            }
+            if let Some((message, target)) = &io.stalled {
+                target
+                    .inbox()
+                    .call_when_room(self, message.principal, message.amount());
+                self.counters.stalls.add(1);
+                next = Next::Wait;
+                break;
+            }
+            if self.inbox.is_over_capacity() {
+                self.inbox.call_when_below_capacity(self);
+                self.counters.stalls.add(1);
+                next = Next::Wait;
+                break;
+            }
+            let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
+                next = Next::Wait;
+                break;
+            };
+            let length = pending.length();
+            if length < HEADER_LEN || length > HEADER_LEN + MAX_PAYLOAD {
+                return Err(Violation::Header(WireError::Length));
+            }
+            let Ok(mut payload) = KVVec::from_elem(0u8, length - HEADER_LEN, GFP_KERNEL) else {
+                next = Next::Later;
+                break;
+            };
+            let mut header = [0; HEADER_LEN];
+            channel.rx.take(pending, &mut header, &mut payload);
+            *useful = true;
+            let header = Header::decode(&header).map_err(Violation::Header)?;
+            if header.length as usize != payload.len() {
+                return Err(Violation::Header(WireError::Length));
+            }
+            self.counters.rx_messages.add(1);
+            self.counters.rx_bytes.add(length);
+            match self.bridge.forward(self, header, payload) {
+                Forwarded::To(message, target) => {
+                    io.stalled = self.hand_over(message, target);
+                }
+                Forwarded::Dropped => {}
+                Forwarded::Forged => return Err(Violation::Forged),
+            }
+        }
+        if channel.rx.publish() {
+            channel.event.notify();
+        }
+        Ok(next)
+    }
+
+    /// Gives a message from this link to its receiver; returns it if the receiver is full.
+    fn hand_over(
+        self: &Arc<Self>,
+        message: ListArc<Message>,
+        target: Target,
+    ) -> Option<(ListArc<Message>, Target)> {
+        match target.push(message) {
+            Ok(()) => None,
+            Err(PushError::Full(message)) => Some((message, target)),
+            Err(PushError::Closed(message)) => {
+                self.bridge.bounce(&message, Reason::PeerGone);
+                None
+            }
+        }
+    }
+
+    /// Moves messages from the inbox into the ring. Returns whether any moved.
+    fn transmit(self: &Arc<Self>, io: &mut Io) -> Result<bool, Violation> {
+        let Some(channel) = &mut io.channel else {
+            return Ok(false);
+        };
+        let mut moved = false;
+        loop {
+            let message = match io.outgoing.take() {
+                Some(message) => message,
+                None => match self.inbox.pop(usize::MAX) {
+                    Ok(message) => message,
+                    Err(_) => break,
+                },
+            };
+            let header = message.header().encode();
+            match channel.tx.push(&[&header, &message.payload]) {
+                Ok(()) => {
+                    moved = true;
+                    self.counters.tx_messages.add(1);
+                    self.counters.tx_bytes.add(message.len());
+                    message.set_ring_position(channel.tx.position());
+                    io.sent.push_back(message);
+                }
+                Err(RingError::Full) => {
+                    io.outgoing = Some(message);
+                    break;
+                }
+                Err(RingError::TooLarge) => self.bridge.bounce(&message, Reason::TooLarge),
+                Err(RingError::Broken(broken)) => {
+                    io.outgoing = Some(message);
+                    return Err(Violation::Ring(broken));
+                }
+            }
+        }
+        forget_consumed(channel, &mut io.sent);
+        if channel.tx.publish() {
+            channel.event.notify();
+        }
+        Ok(moved)
+    }
+
+    /// Closes the channel of a peer that broke the rules. Says so once: the channel is gone then.
+    fn violated(self: &Arc<Self>, io: &mut Guard<'_, Io, MutexBackend>, violation: Violation) {
+        pr_err!("{:?}: closing the channel: {}\n", self.origin, violation);
+        self.bridge.remove_link(self);
+        let channel = self.end(io);
+        drop(channel);
+        // With `io` held the device is still bound: its unbinding closes the link first.
+        self.dev
+            .fatal(EPROTO, c"the peer broke the M-channel protocol");
+    }
+
+    /// Counts a message of this link that goes back to it.
+    pub(crate) fn count_undeliverable(&self) {
+        self.counters.undeliverable.add(1);
+    }
+}
+
+/// Drops the messages that the other end has taken, in order.
+fn forget_consumed(channel: &Channel, sent: &mut List<Message>) {
+    loop {
+        let mut cursor = sent.cursor_front();
+        let Some(next) = cursor.peek_next() else {
+            return;
+        };
+        if !channel.tx.is_consumed(next.arc().ring_position()) {
+            return;
+        }
+        drop(next.remove());
+    }
+}
+
+fn take(list: &mut List<Message>) -> List<Message> {
+    let mut taken = List::new();
+    taken.push_all_back(list);
+    taken
+}

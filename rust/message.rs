@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A message inside the bridge.
+
+use crate::{
+    pure::quota::Amount,
+    wire::{Header, Reason, HEADER_LEN}, //
+};
+use kernel::{
+    list::{impl_list_arc_safe, impl_list_item, ListArc, ListLinks},
+    prelude::*,
+    sync::atomic::{ordering::Relaxed, Atomic}, //
+};
+
+/// The largest payload that the bridge takes, bytes.
+pub(crate) const MAX_PAYLOAD: usize = 8192;
+
+/// Who is charged for a message: one open file, one incarnation of a link, or the bridge itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Principal(pub(crate) u64);
+
+/// A message, with its source stamped and its destination resolved.
+#[pin_data]
+pub(crate) struct Message {
+    header: Header,
+    /// Stamped anew with every attempt to queue the message.
+    sequence: Atomic<u64>,
+    pub(crate) payload: KVVec<u8>,
+    pub(crate) principal: Principal,
+    /// Where the message ends in the ring that it was put into; meaningless before.
+    ring_position: Atomic<u32>,
+    #[pin]
+    links: ListLinks,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Message { untracked; }
+}
+
+impl_list_item! {
+    impl ListItem<0> for Message { using ListLinks { self.links }; }
+}
+
+impl Message {
+    /// Makes a message. `payload` has the length that `header` says.
+    pub(crate) fn new(
+        header: Header,
+        payload: KVVec<u8>,
+        principal: Principal,
+    ) -> Result<ListArc<Self>> {
+        ListArc::pin_init(
+            try_pin_init!(Self {
+                sequence: Atomic::new(header.sequence),
+                header,
+                payload,
+                principal,
+                ring_position: Atomic::new(0),
+                links <- ListLinks::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The message that tells this one's sender that it was not delivered, if it wants to know.
+    ///
+    /// Without memory for it there is none, and the loss is logged: there is nothing left to do.
+    pub(crate) fn undeliverable(
+        &self,
+        reason: Reason,
+        principal: Principal,
+    ) -> Option<ListArc<Self>> {
+        let header = self.header().undeliverable(reason)?;
+        Self::new(header, KVVec::new(), principal)
+            .inspect_err(|_| pr_warn_ratelimited_lost())
+            .ok()
+    }
+
+    /// The header, as the receiver gets it.
+    pub(crate) fn header(&self) -> Header {
+        Header {
+            sequence: self.sequence.load(Relaxed),
+            ..self.header
+        }
+    }
+
+    /// Stamps the sequence number, before the message is queued.
+    pub(crate) fn set_sequence(&self, sequence: u64) {
+        self.sequence.store(sequence, Relaxed);
+    }
+
+    /// Bytes of the whole message, as it is read and written.
+    pub(crate) fn len(&self) -> usize {
+        HEADER_LEN + self.payload.len()
+    }
+
+    /// What it takes of a queue.
+    pub(crate) fn amount(&self) -> Amount {
+        // At most `HEADER_LEN + MAX_PAYLOAD`.
+        Amount::message(self.len() as u32)
+    }
+
+    pub(crate) fn set_ring_position(&self, position: u32) {
+        self.ring_position.store(position, Relaxed);
+    }
+
+    pub(crate) fn ring_position(&self) -> u32 {
+        self.ring_position.load(Relaxed)
+    }
+}
+
+fn pr_warn_ratelimited_lost() {
+    pr_warn!("no memory to tell a sender of an undeliverable message\n");
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ring: one direction of a channel, in memory that the other side may write at any time.
+//!
+//! A ring is a control page and a power of two of data bytes. The indices are free-running byte
+//! counts; a record is an 8-byte header and a message, padded with zeros to 8 bytes, and may wrap.
+//!
+//! | control offset | written by | field |
+//! |---|---|---|
+//! | 0  | producer | `prod`: bytes produced |
+//! | 4  | producer | `cons_event`: the producer wants an event when `cons` reaches this |
+//! | 64 | consumer | `cons`: bytes consumed |
+//! | 68 | consumer | `prod_event`: the consumer wants an event when `prod` reaches this |
+//!
+//! | record offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | `length`: bytes of the message |
+//! | 4 | 4 | `format`: 0, the message follows inline |
+//!
+//! Rules (XSA-39, 155, 216, 270): each side keeps its own index privately and only publishes it;
+//! what the other side publishes is read once, and used only after it was checked against the
+//! private one. A value out of range is [`Broken`]: the channel must be closed, nothing is retried.
+//!
+//! Events (as in `xen/include/public/io/ring.h`): who publishes an index sends an event only if it
+//! passed what the other side asked for; who goes to sleep first asks, then looks once more.
+
+/// Offsets of the fields in the control page, bytes.
+pub mod control {
+    /// Bytes produced.
+    pub const PROD: usize = 0;
+    /// The value of `cons` that the producer waits for.
+    pub const CONS_EVENT: usize = 4;
+    /// Bytes consumed.
+    pub const CONS: usize = 64;
+    /// The value of `prod` that the consumer waits for.
+    pub const PROD_EVENT: usize = 68;
+}
+
+/// Bytes of a record's header.
+pub const RECORD_HEADER: u32 = 8;
+/// Records start at multiples of this many bytes.
+const RECORD_ALIGN: u32 = 8;
+const FORMAT_INLINE: u32 = 0;
+
+/// Memory shared with the other side of a channel.
+///
+/// Implementations copy exactly once: no caller ever holds a reference into shared memory.
+pub trait SharedMemory {
+    /// Reads a control field with acquire ordering.
+    fn load(&self, field: usize) -> u32;
+    /// Writes a control field with release ordering.
+    fn store(&self, field: usize, value: u32);
+    /// Orders all accesses before it before all accesses after it, also against another domain.
+    fn fence(&self);
+    /// Bytes of the data area: a power of two.
+    fn size(&self) -> u32;
+    /// Copies `out.len()` bytes from data offset `at`; `at + out.len()` is within the size.
+    fn read(&self, at: u32, out: &mut [u8]);
+    /// Copies `bytes` to data offset `at`; `at + bytes.len()` is within the size.
+    fn write(&self, at: u32, bytes: &[u8]);
+}
+
+/// The other side broke the rules of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// Its index is further away from ours than the ring is large.
+    Index,
+    /// The length of a record is zero, or more than a ring carries or the producer published.
+    Length,
+    /// The format of a record is unknown.
+    Format,
+}
+
+/// Why a message was not put into the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// No room now. The other side will send an event when there is.
+    Full,
+    /// More than [`max_message`]: it never fits.
+    TooLarge,
+    /// The other side broke the rules.
+    Broken(Broken),
+}
+
+/// The largest message that a ring of `size` data bytes carries: two always fit.
+pub const fn max_message(size: u32) -> u32 {
+    size / 2 - RECORD_HEADER
+}
+
+/// Bytes that a message of `length` bytes takes in the ring.
+const fn record_size(length: u32) -> u32 {
+    (RECORD_HEADER + length).next_multiple_of(RECORD_ALIGN)
+}
+
+/// Whether going from `old` to `new` reaches `event`.
+const fn passes(old: u32, new: u32, event: u32) -> bool {
+    new.wrapping_sub(event) < new.wrapping_sub(old)
+}
+
+/// Copies between a slice and the data area, from ring index `index` on.
+fn split(size: u32, index: u32, len: usize) -> (u32, usize) {
+    let at = index & (size - 1);
+    (at, len.min((size - at) as usize))
+}
+
+/// The producing side of a ring.
+pub struct Producer<M> {
+    memory: M,
+    prod: u32,
+    published: u32,
+    cons: u32,
+}
+
+impl<M: SharedMemory> Producer<M> {
+    /// Starts at the beginning of a ring whose control page is zero.
+    pub fn new(memory: M) -> Self {
+        Self {
+            memory,
+            prod: 0,
+            published: 0,
+            cons: 0,
+        }
+    }
+
+    /// The index behind the last message that was put in: see [`Producer::is_consumed`].
+    pub fn position(&self) -> u32 {
+        self.prod
+    }
+
+    /// Looks how far the other side has come.
+    pub fn refresh(&mut self) -> Result<(), Broken> {
+        let cons = self.memory.load(control::CONS);
+        // It can neither fall back nor pass what was published.
+        if cons.wrapping_sub(self.cons) > self.published.wrapping_sub(self.cons) {
+            return Err(Broken::Index);
+        }
+        self.cons = cons;
+        Ok(())
+    }
+
+    /// Whether the other side, when last looked at, had taken the message that ended at `position`.
+    pub fn is_consumed(&self, position: u32) -> bool {
+        // Positions are at most one ring behind `prod`.
+        self.prod.wrapping_sub(position) >= self.prod.wrapping_sub(self.cons)
+    }
+
+    /// Puts one message, in parts, into the ring. The other side sees it after
+    /// [`Producer::publish`].
+    pub fn push(&mut self, parts: &[&[u8]]) -> Result<(), PushError> {
+        let size = self.memory.size();
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > max_message(size) as usize {
+            return Err(PushError::TooLarge);
+        }
+        let length = length as u32;
+        let record = record_size(length);
+        if !self.has_room(record).map_err(PushError::Broken)? {
+            return Err(PushError::Full);
+        }
+        let mut at = self.prod;
+        at = self.copy_in(at, &length.to_le_bytes());
+        at = self.copy_in(at, &FORMAT_INLINE.to_le_bytes());
+        for part in parts {
+            at = self.copy_in(at, part);
+        }
+        let end = self.prod.wrapping_add(record);
+        let padding = end.wrapping_sub(at) as usize;
+        self.copy_in(at, &[0; RECORD_ALIGN as usize][..padding]);
+        self.prod = end;
+        Ok(())
+    }
+
+    /// Shows the other side all that was put in. Returns whether it asked for an event.
+    pub fn publish(&mut self) -> bool {
+        let old = self.published;
+        if old == self.prod {
+            return false;
+        }
+        self.memory.store(control::PROD, self.prod);
+        self.published = self.prod;
+        self.memory.fence();
+        passes(old, self.prod, self.memory.load(control::PROD_EVENT))
+    }
+
+    fn has_room(&mut self, record: u32) -> Result<bool, Broken> {
+        let free = |this: &Self| this.memory.size() - this.prod.wrapping_sub(this.cons);
+        if free(self) >= record {
+            return Ok(true);
+        }
+        self.refresh()?;
+        if free(self) >= record {
+            return Ok(true);
+        }
+        // Ask for an event at the index that frees enough, then look once more.
+        let wanted = self
+            .prod
+            .wrapping_add(record)
+            .wrapping_sub(self.memory.size());
+        self.memory.store(control::CONS_EVENT, wanted);
+        self.memory.fence();
+        self.refresh()?;
+        Ok(free(self) >= record)
+    }
+
+    fn copy_in(&self, index: u32, bytes: &[u8]) -> u32 {
+        let (at, first) = split(self.memory.size(), index, bytes.len());
+        self.memory.write(at, &bytes[..first]);
+        self.memory.write(0, &bytes[first..]);
+        index.wrapping_add(bytes.len() as u32)
+    }
+}
+
+/// A message that waits in the ring. Made by [`Consumer::peek`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pending {
+    length: u32,
+}
+
+impl Pending {
+    /// Bytes of the message; at most [`max_message`] of the ring.
+    pub fn length(&self) -> usize {
+        self.length as usize
+    }
+}
+
+/// The consuming side of a ring.
+pub struct Consumer<M> {
+    memory: M,
+    cons: u32,
+    published: u32,
+    prod: u32,
+}
+
+impl<M: SharedMemory> Consumer<M> {
+    /// Starts at the beginning of a ring whose control page is zero.
+    pub fn new(memory: M) -> Self {
+        Self {
+            memory,
+            cons: 0,
+            published: 0,
+            prod: 0,
+        }
+    }
+
+    /// Looks at the next message. `None` if there is none: the other side will then send an event
+    /// when there is.
+    pub fn peek(&mut self) -> Result<Option<Pending>, Broken> {
+        if self.available() == 0 {
+            self.refresh()?;
+        }
+        if self.available() == 0 {
+            // Ask for an event at the next byte, then look once more.
+            self.memory
+                .store(control::PROD_EVENT, self.cons.wrapping_add(1));
+            self.memory.fence();
+            self.refresh()?;
+        }
+        let available = self.available();
+        if available == 0 {
+            return Ok(None);
+        }
+        if available < RECORD_HEADER {
+            return Err(Broken::Length);
+        }
+        let mut header = [0; RECORD_HEADER as usize];
+        self.copy_out(self.cons, &mut header);
+        let [l0, l1, l2, l3, f0, f1, f2, f3] = header;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        if u32::from_le_bytes([f0, f1, f2, f3]) != FORMAT_INLINE {
+            return Err(Broken::Format);
+        }
+        // The first comparison bounds what the second adds to.
+        if length == 0
+            || length > max_message(self.memory.size())
+            || record_size(length) > available
+        {
+            return Err(Broken::Length);
+        }
+        Ok(Some(Pending { length }))
+    }
+
+    /// Copies the message that was looked at and frees its place.
+    ///
+    /// The two parts together have the message's length, so that a header can go apart.
+    pub fn take(&mut self, pending: Pending, head: &mut [u8], tail: &mut [u8]) {
+        debug_assert_eq!(head.len() + tail.len(), pending.length());
+        let at = self.cons.wrapping_add(RECORD_HEADER);
+        let at = self.copy_out(at, head);
+        self.copy_out(at, tail);
+        self.cons = self.cons.wrapping_add(record_size(pending.length));
+    }
+
+    /// Shows the other side all that was taken. Returns whether it asked for an event.
+    pub fn publish(&mut self) -> bool {
+        let old = self.published;
+        if old == self.cons {
+            return false;
+        }
+        self.memory.store(control::CONS, self.cons);
+        self.published = self.cons;
+        self.memory.fence();
+        passes(old, self.cons, self.memory.load(control::CONS_EVENT))
+    }
+
+    fn available(&self) -> u32 {
+        self.prod.wrapping_sub(self.cons)
+    }
+
+    fn refresh(&mut self) -> Result<(), Broken> {
+        let prod = self.memory.load(control::PROD);
+        let produced = prod.wrapping_sub(self.published);
+        // It can neither fall back nor be a ring ahead of what we published.
+        if produced > self.memory.size() || produced < self.prod.wrapping_sub(self.published) {
+            return Err(Broken::Index);
+        }
+        self.prod = prod;
+        Ok(())
+    }
+
+    fn copy_out(&self, index: u32, out: &mut [u8]) -> u32 {
+        let (at, first) = split(self.memory.size(), index, out.len());
+        let (head, tail) = out.split_at_mut(first);
+        self.memory.read(at, head);
+        self.memory.read(0, tail);
+        index.wrapping_add(out.len() as u32)
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where a message goes, by its destination component alone.
+
+use crate::wire::{Component, Reason};
+
+/// ⟨MVM_IP, VM_ID⟩ of one VM (paper §3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmName {
+    /// IPv6 address of its management VM; unspecified (all zero) until somebody sets it.
+    pub mvm_ip: [u8; 16],
+    /// Its Xen domain id.
+    pub vm_id: u32,
+}
+
+impl From<VmName> for Component {
+    fn from(name: VmName) -> Self {
+        Component::Vm {
+            mvm_ip: name.mvm_ip,
+            vm_id: name.vm_id,
+        }
+    }
+}
+
+/// The management VM above this domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Above {
+    /// There is none: this domain is the platform's management VM.
+    Nobody,
+    /// There should be one, but no channel to it.
+    Disconnected,
+    /// There is a channel to it.
+    Connected {
+        /// What it calls this domain.
+        own: VmName,
+        /// Its own VM_ID.
+        mvm_id: u32,
+    },
+}
+
+/// What this domain is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// As the management VM of its own guests.
+    pub mvm: VmName,
+    /// As a guest.
+    pub above: Above,
+}
+
+impl Names {
+    /// The name under which this domain's endpoints send.
+    pub fn own(&self) -> VmName {
+        match self.above {
+            Above::Connected { own, .. } => own,
+            Above::Nobody | Above::Disconnected => self.mvm,
+        }
+    }
+}
+
+/// Which way a message came into this bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From an endpoint of this domain.
+    Local,
+    /// From the guest with this VM_ID.
+    Guest(u32),
+    /// From this domain's own management VM.
+    Uplink,
+}
+
+/// Where a message goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To an endpoint of this domain.
+    Local,
+    /// Through the channel to the guest with this VM_ID.
+    Guest(u32),
+    /// Through the channel to this domain's management VM.
+    Uplink,
+    /// Nowhere.
+    Unreachable(Reason),
+}
+
+const UNSPECIFIED_IP: [u8; 16] = [0; 16];
+
+/// Finds the route to `destination` and the name that it is to carry from here on.
+///
+/// `SelfDomain` and `Mvm` are words of the sender: they are replaced here by what they stand for,
+/// also when a guest's bridge should have done so and did not. A ⟨MVM_IP, VM_ID⟩ with an
+/// unspecified address means the sender's platform.
+pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, Component) {
+    let unreachable = (Route::Unreachable(Reason::NoComponent), *destination);
+    match (*destination, origin) {
+        (Component::Unspecified, _) => unreachable,
+        // What a management VM sends to a guest is meant for it: a guest does not send it back.
+        (Component::Vm { .. } | Component::Stable(_), Origin::Uplink) => {
+            (Route::Local, names.own().into())
+        }
+        (_, Origin::Uplink) => unreachable,
+        (Component::SelfDomain, Origin::Local) => (Route::Local, names.own().into()),
+        (Component::SelfDomain, Origin::Guest(id)) => to_guest(names, id),
+        (Component::Mvm, Origin::Guest(_)) => (Route::Local, names.mvm.into()),
+        (Component::Mvm, Origin::Local) => match names.above {
+            Above::Nobody => (Route::Local, names.mvm.into()),
+            Above::Disconnected => (Route::Uplink, *destination),
+            Above::Connected { own, mvm_id } => {
+                let mvm = VmName {
+                    mvm_ip: own.mvm_ip,
+                    vm_id: mvm_id,
+                };
+                (Route::Uplink, mvm.into())
+            }
+        },
+        (Component::Vm { mvm_ip, vm_id }, _) => to_vm(names, origin, VmName { mvm_ip, vm_id }),
+        // Other names are the management VM's to resolve.
+        (Component::Stable(_) | Component::Hardware(_), _) => match names.above {
+            Above::Nobody => unreachable,
+            Above::Disconnected | Above::Connected { .. } => (Route::Uplink, *destination),
+        },
+    }
+}
+
+fn to_vm(names: &Names, origin: Origin, name: VmName) -> (Route, Component) {
+    let unspecified = name.mvm_ip == UNSPECIFIED_IP;
+    let is = |own: VmName| own.vm_id == name.vm_id && (unspecified || own.mvm_ip == name.mvm_ip);
+    // On which platform a name without an address is depends on who says it: a guest's sender
+    // means the one above, everybody else ours.
+    let ours = if unspecified {
+        origin != Origin::Local || names.above == Above::Nobody
+    } else {
+        names.mvm.mvm_ip == name.mvm_ip
+    };
+    if origin == Origin::Local && is(names.own()) {
+        (Route::Local, names.own().into())
+    } else if ours && is(names.mvm) {
+        (Route::Local, names.mvm.into())
+    } else if ours {
+        to_guest(names, name.vm_id)
+    } else if names.above == Above::Nobody {
+        (Route::Unreachable(Reason::NoComponent), name.into())
+    } else {
+        (Route::Uplink, name.into())
+    }
+}
+
+fn to_guest(names: &Names, vm_id: u32) -> (Route, Component) {
+    let name = VmName {
+        mvm_ip: names.mvm.mvm_ip,
+        vm_id,
+    };
+    (Route::Guest(vm_id), name.into())
+}
