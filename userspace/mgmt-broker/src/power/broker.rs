@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The power broker: agents' reports in, the Basic policy, performance states out.
+
+use super::actuation::Actuation;
+use super::cap::CpuCap;
+use super::policy::{Basic, Observation, Vm};
+use super::proto::{Content, Report, Settings};
+use super::record::{HEADER, Record};
+use crate::sessions::{Agent, Broker, Ended, Outbox, show};
+use mgmt_channel::{Component, Kind, Message};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Reports of one agent that come faster than this are dropped: an epoch is 500 ms.
+const REPORT_GAP: Duration = Duration::from_millis(100);
+/// While only observing, the caps that others set are read again after so long.
+const REREAD: Duration = Duration::from_secs(10);
+
+/// Whether the broker acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It sets what the policy decides.
+    #[default]
+    Active,
+    /// It records what the agents report, and sets nothing.
+    Observe,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+/// In which performance state the broker takes over a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartState {
+    /// The highest: nobody suffers.
+    #[default]
+    Highest,
+    /// The lowest: power is saved until somebody complains.
+    Lowest,
+    /// As it is: the state whose cap is the nearest.
+    Current,
+}
+
+/// The settings of a power broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether it acts.
+    pub mode: Mode,
+    /// The performance states, from the lowest: caps in percent of one CPU. The paper's testbed has
+    /// five.
+    pub states: Vec<u32>,
+    /// Where a VM starts.
+    pub start: StartState,
+    /// The cap of a VM that the broker lets go of, percent; 0 is none.
+    pub safe_cap: u32,
+    /// The longest response time that is no violation, milliseconds; 0 leaves it to the agents.
+    pub sla_ms: u32,
+    /// The policy's thresholds.
+    pub policy: Basic,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Active,
+            states: vec![20, 40, 60, 80, 100],
+            start: StartState::Highest,
+            safe_cap: 0,
+            sla_ms: 0,
+            policy: Basic::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, in words.
+    pub fn check(&self) -> Result<(), String> {
+        if self.states.is_empty() || self.states.contains(&0) {
+            return Err("states: at least one cap, each above 0".into());
+        }
+        if !self.states.is_sorted() {
+            return Err("states: from the lowest cap to the highest".into());
+        }
+        if self.policy.lower_below > 1000 {
+            return Err("policy.lower_below: per mille, 0 to 1000".into());
+        }
+        Ok(())
+    }
+
+    /// The state whose cap is nearest to `cap`; none at all is the highest.
+    fn nearest(&self, cap: u32) -> usize {
+        if cap == 0 {
+            return self.states.len() - 1;
+        }
+        let distance = |&i: &usize| self.states[i].abs_diff(cap);
+        (0..self.states.len()).min_by_key(distance).unwrap_or(0)
+    }
+}
+
+/// A guest under management.
+#[derive(Debug)]
+struct Guest {
+    agent: Agent,
+    name: String,
+    /// `None` until its cap is known.
+    vm: Option<Vm>,
+    /// The cap in force, percent, as far as is known.
+    cap: u32,
+    /// A toolstack call is under way: decide when its effect is there.
+    pending: bool,
+    last_report: Option<Instant>,
+    last_read: Instant,
+}
+
+/// The broker. It implements [`Broker`].
+pub struct PowerBroker {
+    config: Config,
+    own: Option<Component>,
+    actuation: Actuation,
+    guests: HashMap<u32, Guest>,
+    settings: Settings,
+    record: Option<Box<dyn Write + Send>>,
+    start: Instant,
+}
+
+impl PowerBroker {
+    /// A broker in the domain `own`, which acts by `actuator` and writes each report to `record`.
+    pub fn new(
+        config: Config,
+        own: Option<Component>,
+        actuator: Box<dyn CpuCap>,
+        record: Option<Box<dyn Write + Send>>,
+    ) -> Self {
+        let mut broker = Self {
+            settings: Settings {
+                sla_us: config.sla_ms.saturating_mul(1000),
+                threshold_permille: 0,
+            },
+            config,
+            own,
+            actuation: Actuation::start(actuator),
+            guests: HashMap::new(),
+            record,
+            start: Instant::now(),
+        };
+        broker.write(HEADER);
+        broker
+    }
+
+    fn write(&mut self, line: &str) {
+        if let Some(record) = &mut self.record {
+            if let Err(error) = writeln!(record, "{line}").and_then(|()| record.flush()) {
+                // Managing goes on without a trace.
+                tracing::error!(%error, "cannot write the record; it ends here");
+                self.record = None;
+            }
+        }
+    }
+
+    /// The domain of an agent that this broker may manage: a guest of its own platform. The bridge
+    /// stamped the address, so it is true.
+    fn domain(&self, agent: &Agent) -> Option<u32> {
+        let Component::Vm { mvm_ip, vm_id } = agent.component else {
+            return None;
+        };
+        match self.own {
+            Some(Component::Vm {
+                mvm_ip: ip,
+                vm_id: own,
+            }) => (ip == mvm_ip && own != vm_id).then_some(vm_id),
+            _ => Some(vm_id),
+        }
+    }
+
+    fn report(&mut self, domain: u32, report: Report) {
+        let Some(guest) = self.guests.get_mut(&domain) else {
+            return;
+        };
+        let now = Instant::now();
+        if guest
+            .last_report
+            .is_some_and(|last| now - last < REPORT_GAP)
+        {
+            return;
+        }
+        guest.last_report = Some(now);
+        let seen = Observation {
+            notification: report.notification,
+            utilization: report.utilization,
+        };
+        let states = &self.config.states;
+        let state = guest.vm.map_or(0, |vm| vm.state);
+        let cap = guest.cap;
+        let decision = match (&mut guest.vm, self.config.mode) {
+            (_, Mode::Observe) => "observe",
+            (None, _) => "starting",
+            (Some(_), _) if guest.pending => "pending",
+            (Some(vm), Mode::Active) => {
+                let decision = self.config.policy.decide(vm, states.len(), seen);
+                if vm.state != state {
+                    guest.pending = true;
+                    self.actuation.set(domain, states[vm.state]);
+                    tracing::info!(
+                        domain,
+                        decision = decision.name(),
+                        from = cap,
+                        to = states[vm.state],
+                        violations = report.violations,
+                        requests = report.requests,
+                        utilization = report.utilization,
+                        "performance state"
+                    );
+                }
+                decision.name()
+            }
+        };
+        let record = Record {
+            time_ms: self.start.elapsed().as_millis() as u64,
+            domain,
+            name: guest.name.clone(),
+            mode: self.config.mode.name(),
+            state,
+            cap,
+            report,
+            decision,
+        };
+        self.write(&record.to_string());
+    }
+
+    /// Takes in what the actuator has done.
+    fn acted(&mut self) {
+        while let Some(done) = self.actuation.done() {
+            let domain = done.domain;
+            let Some(guest) = self.guests.get_mut(&domain) else {
+                continue;
+            };
+            guest.pending = false;
+            match done.result {
+                Ok(cap) => {
+                    guest.cap = cap;
+                    let state = self.config.nearest(cap);
+                    let vm = guest.vm.get_or_insert_with(|| self.config.policy.vm(state));
+                    vm.state = state;
+                }
+                // The old state is still in force: believe that, and decide again.
+                Err(error) => {
+                    tracing::error!(domain, %error, "cannot set or read the performance state");
+                    let state = self.config.nearest(guest.cap);
+                    if let Some(vm) = &mut guest.vm {
+                        vm.state = state;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Broker for PowerBroker {
+    fn established(&mut self, agent: &Agent, message: &Message) -> Option<Vec<u8>> {
+        let Some(domain) = self.domain(agent) else {
+            tracing::warn!(agent = %show(agent), "refused: not a guest of this platform");
+            return None;
+        };
+        let Ok(Content::Hello(hello)) = Content::read(&message.payload) else {
+            tracing::warn!(agent = %show(agent), "refused: not a hello of this version");
+            return None;
+        };
+        if let Some(other) = self.guests.get(&domain) {
+            if other.agent != *agent {
+                tracing::warn!(agent = %show(agent), "refused: the domain has another agent");
+                return None;
+            }
+        }
+        tracing::info!(
+            agent = %show(agent), name = hello.name, service_us = hello.service_us, "established"
+        );
+        let now = Instant::now();
+        self.guests.insert(
+            domain,
+            Guest {
+                agent: *agent,
+                name: hello.name,
+                vm: None,
+                cap: 0,
+                pending: true,
+                last_report: None,
+                last_read: now,
+            },
+        );
+        match (self.config.mode, self.config.start) {
+            (Mode::Observe, _) | (_, StartState::Current) => self.actuation.read(domain),
+            (_, StartState::Lowest) => self.actuation.set(domain, self.config.states[0]),
+            (_, StartState::Highest) => {
+                let top = self.config.states.len() - 1;
+                self.actuation.set(domain, self.config.states[top]);
+            }
+        }
+        Some(Content::Settings(self.settings).payload())
+    }
+
+    fn received(&mut self, agent: &Agent, message: &Message, _: &mut Outbox<'_>) {
+        self.acted();
+        match (self.domain(agent), Content::read(&message.payload)) {
+            (Some(domain), Ok(Content::Report(report))) => self.report(domain, report),
+            (_, Ok(_)) => {}
+            (_, Err(error)) => {
+                tracing::debug!(agent = %show(agent), %error, "not understood");
+            }
+        }
+    }
+
+    /// New settings for all agents, from a program in this domain.
+    fn commanded(&mut self, message: &Message, out: &mut Outbox<'_>) -> bool {
+        let Ok(Content::Command(settings)) = Content::read(&message.payload) else {
+            return false;
+        };
+        let own = Some(message.header.source.component) == self.own;
+        if !own {
+            tracing::warn!(from = %show(&message.header.source), "command refused");
+            return false;
+        }
+        tracing::info!(?settings, "new settings");
+        self.settings = settings;
+        for guest in self.guests.values() {
+            out.send(&Content::Settings(settings).message(Kind::Data, guest.agent));
+        }
+        if message.is_request() {
+            out.send(&message.reply(Vec::new()));
+        }
+        true
+    }
+
+    fn ended(&mut self, agent: &Agent, why: Ended) {
+        let Some(domain) = self.domain(agent) else {
+            return;
+        };
+        tracing::info!(agent = %show(agent), ?why, "session ended");
+        // What nobody watches over any more goes back to where it harms nobody.
+        if self.guests.remove(&domain).is_some() && self.config.mode == Mode::Active {
+            self.actuation.set(domain, self.config.safe_cap);
+        }
+    }
+
+    fn tick(&mut self, now: Instant, _: &mut Outbox<'_>) {
+        self.acted();
+        if self.config.mode == Mode::Observe {
+            for (&domain, guest) in &mut self.guests {
+                if !guest.pending && now.saturating_duration_since(guest.last_read) > REREAD {
+                    guest.last_read = now;
+                    guest.pending = true;
+                    self.actuation.read(domain);
+                }
+            }
+        }
+    }
+}
