@@ -145,61 +145,33 @@ remove_tree() {
 # ---------------------------------------------------------------------------
 # Namespaces
 
-# contained CMD…: runs CMD as root of mount and PID namespaces of its own; for
-# an ordinary user, of a user namespace too. Nothing of it outlives the caller:
-# its SIGTERM is handed on, its death is the death of all of them.
-contained() {
+# contain CMD…: sets `contain` to a command that runs CMD as root of mount and
+# PID namespaces of its own; for an ordinary user, of a user namespace too.
+# Nothing of it outlives that command: its SIGTERM is handed on, its death is
+# the death of all of them.
+contain() {
 	local how=(--mount --pid --fork --kill-child=KILL)
 	if ((EUID)); then
 		command -v newuidmap >/dev/null ||
 			die "as an ordinary user this needs newuidmap: apt-get install uidmap (or run it as root)"
 		grep -q "^$(id -un):" /etc/subuid ||
-			die "as an ordinary user this needs subordinate user ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
+			die "as an ordinary user this needs subordinate ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
 		how+=(--map-root-user --map-auto)
 	fi
-	# The trailing `exit` keeps bash from replacing itself by the function's
-	# last command: somebody has to be process 1.
-	supervise inner_process setpriv --pdeathsig KILL unshare "${how[@]}" -- \
-		"$BASH" -c 'source "$0"; mount -t proc proc /proc 2>/dev/null || :; supervise : "$@"; exit' \
-		"${BASH_SOURCE[0]}" "$@"
+	# A /proc of the new namespace, where the host allows one.
+	# shellcheck disable=SC2016 # for the inner shell
+	contain=(
+		"$TOP/scripts/supervise" --inner setpriv --pdeathsig KILL unshare "${how[@]}" --
+		sh -c 'mount -t proc proc /proc 2>/dev/null; exec "$@"' sh
+		"$TOP/scripts/supervise" "$@"
+	)
 }
 
-# supervise FIND CMD…: runs CMD with the caller's input and waits for it.
-# SIGTERM and SIGHUP are handed to the process that FIND prints for CMD's
-# (with `:`, to CMD itself). SIGINT is left to the terminal, which sends it to
-# all of them. Returns CMD's status.
-supervise() {
-	local find=$1 child status got='' again=0
-	shift
-	# bash starts background commands with SIGINT and SIGQUIT ignored.
-	env --default-signal=INT,QUIT -- "$@" <&0 &
-	child=$!
-	# shellcheck disable=SC2064 # $child and $find as they are now
-	trap "got=1; hand_on TERM '$find' $child" TERM HUP
-	trap 'got=1' INT QUIT
-	while :; do
-		got=''
-		again=0
-		wait "$child" || again=$?
-		# 127: the status came with the wait that a signal interrupted.
-		((again == 127)) && [[ -v status ]] || status=$again
-		[[ $got ]] || break
-	done
-	trap - TERM HUP INT QUIT
-	return "$status"
-}
-
-hand_on() {
-	local target=$3
-	[[ $2 == : ]] || target=$("$2" "$3") || return 0
-	[[ -z $target ]] || kill -"$1" "$target" 2>/dev/null || :
-}
-
-# The process in the namespaces that `unshare`, running as process $1, made.
-inner_process() {
-	local pid
-	read -r pid _ <"/proc/$1/task/$1/children" 2>/dev/null || return
-	printf '%s\n' "$pid"
+# contained CMD…: runs CMD so; it ends when this script does.
+contained() {
+	local contain
+	contain "$@"
+	setpriv --pdeathsig KILL "${contain[@]}"
 }
 
 # ---------------------------------------------------------------------------
