@@ -13,7 +13,7 @@ all: module userspace
 module:
 	@scripts/kmake
 
-## userspace: daemon, agent and tools, in build/target/release
+## userspace: daemon, agent and tools, in build/target/x86_64-unknown-linux-gnu/release
 userspace:
 	@if [ -e userspace/Cargo.toml ]; then scripts/cargo build --release; fi
 

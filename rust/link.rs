@@ -252,6 +252,10 @@ impl Link {
     /// One round of work.
     fn pump(self: &Arc<Self>) {
         let mut io = self.io.lock();
+        if io.channel.is_none() {
+            // An event may come before the link starts: it is answered then.
+            return;
+        }
         let had_event = self.event.xchg(false, ordering::Acquire);
         let mut useful = false;
         let result = self

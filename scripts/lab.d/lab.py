@@ -49,7 +49,7 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--get", action="append", default=[], metavar="PATH[:DEST]", help="bring this back from Dom0 at the end")
     g.add_argument("--out", metavar="DIR", help="where Dom0's /lab/out goes (also kept with the logs)")
     g.add_argument("--module", action="append", default=[], metavar="KO", help="modules for /lab, in Dom0 and guests (build/module/*.ko)")
-    g.add_argument("--bin", action="append", default=[], metavar="PATH", help="programs for /lab/bin, or a directory of them (build/target/release)")
+    g.add_argument("--bin", action="append", default=[], metavar="PATH", help="programs for /lab/bin, or a directory of them (build/target/x86_64-unknown-linux-gnu/release)")
     g = p.add_argument_group("the machine")
     g.add_argument("--vcpus", type=int, default=1, metavar="N", help="CPUs of Dom0 (1; xl create hangs at times with more)")
     g.add_argument("--smp", type=int, default=2, metavar="N", help="CPUs of the machine (2)")
@@ -79,7 +79,7 @@ def defaults(args: argparse.Namespace, timeout: float) -> None:
     if not args.module:
         args.module = [str(p) for p in sorted((TOP / "build/module").glob("*.ko"))]
     if not args.bin:
-        args.bin = [str(TOP / "build/target/release")]
+        args.bin = [str(TOP / "build/target/x86_64-unknown-linux-gnu/release")]
 
 
 def run(args: argparse.Namespace) -> int:
