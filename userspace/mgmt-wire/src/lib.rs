@@ -5,7 +5,7 @@
 //! The directory `wire/` is compiled twice, unchanged: into this crate, and into the kernel
 //! module. `docs/wire-format.md` describes it byte by byte.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 mod wire;
 

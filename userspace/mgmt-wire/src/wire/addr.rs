@@ -220,3 +220,6 @@ impl Address {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -271,3 +271,6 @@ impl Header {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
 
 mod addr;
 mod header;
+#[cfg(test)]
+mod testing;
 
 pub use addr::{
     ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
