@@ -42,10 +42,10 @@ pub(crate) mod node {
 
 /// Two rings and an event channel.
 pub(crate) struct Channel {
+    /// Both rings' events, in both directions. Closed before the rings are given up.
+    pub(crate) event: EventChannel<Link>,
     /// To the other end.
     pub(crate) tx: Producer<RingMemory>,
     /// From the other end.
     pub(crate) rx: Consumer<RingMemory>,
-    /// Both rings' events, in both directions.
-    pub(crate) event: EventChannel<Link>,
 }

@@ -82,6 +82,9 @@ impl<T: Pollable> Registration<T> {
         })
     }
 
+    /// # Safety
+    ///
+    /// `file` is a file of this device, and `table` is valid or null.
     unsafe extern "C" fn poll(
         file: *mut bindings::file,
         table: *mut bindings::poll_table_struct,

@@ -56,6 +56,10 @@ struct Queue {
 }
 
 impl Queue {
+    fn is_over_capacity(&self) -> bool {
+        self.used.bytes > CAPACITY.bytes || self.used.messages > CAPACITY.messages
+    }
+
     fn admits(&self, principal: Principal, more: Amount) -> bool {
         let share = self.shares.get(&principal);
         let senders = self.senders + u32::from(share.is_none());
@@ -139,8 +143,7 @@ impl Inbox {
 
     /// Whether so much came back to this receiver that it must read before it sends.
     pub(crate) fn is_over_capacity(&self) -> bool {
-        let used = self.queue.lock().used;
-        used.bytes > CAPACITY.bytes || used.messages > CAPACITY.messages
+        self.queue.lock().is_over_capacity()
     }
 
     /// Waits until a message of this size from this sender may fit, or the receiver is gone.
@@ -158,27 +161,24 @@ impl Inbox {
 
     /// Calls [`Link::schedule`] once when there may be room again, or now if there is.
     pub(crate) fn call_when_room(&self, link: &Arc<Link>, principal: Principal, amount: Amount) {
-        {
-            let mut queue = self.queue.lock();
-            let wait = queue.open && !queue.admits(principal, amount);
-            if wait && queue.stalled.push(link.clone(), GFP_ATOMIC).is_ok() {
-                return;
-            }
-        }
-        Link::schedule(link);
+        self.call_unless(link, |queue| queue.admits(principal, amount));
     }
 
     /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over capacity.
     pub(crate) fn call_when_below_capacity(&self, link: &Arc<Link>) {
-        {
-            let mut queue = self.queue.lock();
-            if queue.open
-                && (queue.used.bytes > CAPACITY.bytes || queue.used.messages > CAPACITY.messages)
-                && queue.stalled.push(link.clone(), GFP_ATOMIC).is_ok()
-            {
+        self.call_unless(link, |queue| !queue.is_over_capacity());
+    }
+
+    fn call_unless(&self, link: &Arc<Link>, may_go_on: impl FnOnce(&Queue) -> bool) {
+        let mut queue = self.queue.lock();
+        let known = |queue: &Queue| queue.stalled.iter().any(|other| Arc::ptr_eq(other, link));
+        if queue.open && !may_go_on(&queue) {
+            // However often the link's peer sends events, it stands here once.
+            if known(&queue) || queue.stalled.push(link.clone(), GFP_ATOMIC).is_ok() {
                 return;
             }
         }
+        drop(queue);
         Link::schedule(link);
     }
 

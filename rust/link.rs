@@ -15,13 +15,17 @@ use crate::{
         route::Origin, //
     },
     wire::{Header, Reason, WireError, HEADER_LEN},
-    xen::{event::Handler, xenbus::Device}, //
+    xen::{
+        event::Handler,
+        xenbus::{Complaints, Device},
+    }, //
 };
 use kernel::{
     fmt,
     list::{List, ListArc},
     new_mutex,
     prelude::*,
+    str::CString,
     sync::{
         aref::ARef,
         atomic::{ordering, Atomic},
@@ -79,6 +83,7 @@ pub(crate) struct Link {
     pub(crate) epoch: u32,
     pub(crate) counters: Counters,
     pub(crate) dev: ARef<Device>,
+    complaints: Arc<Complaints>,
     bridge: Arc<Bridge>,
     /// What is to go there.
     #[pin]
@@ -153,6 +158,7 @@ impl Link {
     pub(crate) fn new(
         bridge: &Arc<Bridge>,
         dev: ARef<Device>,
+        complaints: &Arc<Complaints>,
         origin: Origin,
         epoch: u32,
     ) -> Result<Arc<Self>> {
@@ -163,6 +169,7 @@ impl Link {
                 epoch,
                 counters: Counters::default(),
                 dev,
+                complaints: complaints.clone(),
                 bridge: bridge.clone(),
                 inbox <- Inbox::new(),
                 io <- new_mutex!(
@@ -317,7 +324,7 @@ impl Link {
                 break;
             };
             let length = pending.length();
-            if length < HEADER_LEN || length > HEADER_LEN + MAX_PAYLOAD {
+            if !(HEADER_LEN..=HEADER_LEN + MAX_PAYLOAD).contains(&length) {
                 return Err(Violation::Header(WireError::Length));
             }
             let Ok(mut payload) = KVVec::from_elem(0u8, length - HEADER_LEN, GFP_KERNEL) else {
@@ -406,13 +413,14 @@ impl Link {
 
     /// Closes the channel of a peer that broke the rules. Says so once: the channel is gone then.
     fn violated(self: &Arc<Self>, io: &mut Guard<'_, Io, MutexBackend>, violation: Violation) {
-        pr_err!("{:?}: closing the channel: {}\n", self.origin, violation);
         self.bridge.remove_link(self);
         let channel = self.end(io);
         drop(channel);
+        let Ok(what) = CString::try_from_fmt(fmt!("channel closed: {}", violation)) else {
+            return;
+        };
         // With `io` held the device is still bound: its unbinding closes the link first.
-        self.dev
-            .fatal(EPROTO, c"the peer broke the M-channel protocol");
+        self.complaints.fatal(&self.dev, EPROTO, &what);
     }
 
     /// Counts a message of this link that goes back to it.

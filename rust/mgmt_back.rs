@@ -28,6 +28,7 @@ use crate::{
         xenbus::{
             self,
             read_u32,
+            Complaints,
             Device,
             DeviceId,
             Driver,
@@ -54,6 +55,7 @@ pub(crate) struct Back;
 #[pin_data]
 pub(crate) struct BackData {
     bridge: Arc<Bridge>,
+    complaints: Arc<Complaints>,
     #[pin]
     link: Mutex<Option<Arc<Link>>>,
 }
@@ -110,7 +112,13 @@ impl BackData {
         let epoch = read_u32(dev.nodename(), node::EPOCH)?;
 
         let origin = Origin::Guest(dev.otherend_id().into());
-        let link = Link::new(&self.bridge, ARef::from(dev), origin, epoch)?;
+        let link = Link::new(
+            &self.bridge,
+            ARef::from(dev),
+            &self.complaints,
+            origin,
+            epoch,
+        )?;
         let channel = Channel {
             // The guest's tx is our rx.
             rx: Consumer::new(map_ring(dev, node::TX_REF, order)?),
@@ -141,6 +149,7 @@ impl Driver for Back {
     fn probe<'a>(dev: &'a Device<Core<'_>>) -> impl PinInit<Self::Data, Error> + 'a {
         try_pin_init!(BackData {
             bridge: crate::bridge().ok_or(ENODEV)?,
+            complaints: Complaints::new()?,
             link <- new_mutex!(None, "mgmtback"),
         })
         .pin_chain(move |data| data.publish(dev))
@@ -181,7 +190,8 @@ impl Driver for Back {
         };
         if let Err(e) = result {
             data.disconnect();
-            dev.fatal(e, c"cannot connect to the frontend");
+            data.complaints
+                .fatal(dev, e, c"cannot connect to the frontend");
         }
         Verdict::Keep
     }

@@ -28,6 +28,7 @@ use crate::{
             self,
             read_hex,
             read_u32,
+            Complaints,
             Device,
             DeviceId,
             Driver,
@@ -55,6 +56,7 @@ pub(crate) struct Front;
 #[pin_data]
 pub(crate) struct FrontData {
     bridge: Arc<Bridge>,
+    complaints: Arc<Complaints>,
     #[pin]
     state: Mutex<Connection>,
 }
@@ -104,7 +106,13 @@ impl FrontData {
         let order = read_u32(otherend, node::MAX_PAGE_ORDER)?.min(MAX_PAGE_ORDER);
         let epoch = read_u32(otherend, node::EPOCH)?;
 
-        let link = Link::new(&self.bridge, ARef::from(dev), Origin::Uplink, epoch)?;
+        let link = Link::new(
+            &self.bridge,
+            ARef::from(dev),
+            &self.complaints,
+            Origin::Uplink,
+            epoch,
+        )?;
         let tx = make_ring(dev, order)?;
         let rx = make_ring(dev, order)?;
         let (event, port) = EventChannel::alloc(dev, c"mgmtfront", link.clone())?;
@@ -178,6 +186,7 @@ impl Driver for Front {
     fn probe<'a>(dev: &'a Device<Core<'_>>) -> impl PinInit<Self::Data, Error> + 'a {
         try_pin_init!(FrontData {
             bridge: crate::bridge().ok_or(ENODEV)?,
+            complaints: Complaints::new()?,
             state <- new_mutex!(Connection::None, "mgmtfront"),
             // The device may have been closed by an earlier incarnation of this module.
             _: { dev.switch_state(State::Initialising)? },
@@ -207,7 +216,8 @@ impl Driver for Front {
         };
         if let Err(e) = result {
             data.disconnect();
-            dev.fatal(e, c"cannot connect to the backend");
+            data.complaints
+                .fatal(dev, e, c"cannot connect to the backend");
         }
         Verdict::Keep
     }

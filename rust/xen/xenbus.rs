@@ -23,7 +23,11 @@ use kernel::{
     driver,
     error::{from_result, to_result},
     prelude::*,
-    sync::aref::AlwaysRefCounted,
+    sync::{
+        aref::AlwaysRefCounted,
+        atomic::{ordering::Relaxed, Atomic},
+        Arc, //
+    },
     types::Opaque,
     ThisModule, //
 };
@@ -95,7 +99,7 @@ impl DeviceId {
         let mut id = Self::END;
         let mut i = 0;
         while i < bytes.len() {
-            id.0.devicetype[i] = bytes[i] as _;
+            id.0.devicetype[i] = bytes[i];
             i += 1;
         }
         id
@@ -320,7 +324,7 @@ impl Device {
     }
 
     /// Logs an error, publishes it in xenstore for the toolstack to see, and starts to close the
-    /// device.
+    /// device. What a peer can provoke goes through [`Complaints`].
     pub(crate) fn fatal(&self, error: Error, what: &CStr) {
         // SAFETY: By the invariant, the device is valid; `what` is a C string.
         unsafe {
@@ -363,5 +367,25 @@ impl Device<device::Bound> {
     pub(crate) fn is_online(&self) -> bool {
         // SAFETY: By the invariant, the device is valid.
         unsafe { bindings::xenbus_dev_is_online(self.as_raw()) != 0 }
+    }
+}
+
+/// Says once what a peer does wrong again and again: it must not fill our log.
+pub(crate) struct Complaints(Atomic<bool>);
+
+impl Complaints {
+    /// Nothing was said yet.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self(Atomic::new(false)), GFP_KERNEL)?)
+    }
+
+    /// As [`Device::fatal`] the first time; after that, only starts to close the device.
+    pub(crate) fn fatal(&self, dev: &Device, error: Error, what: &CStr) {
+        if !self.0.xchg(true, Relaxed) {
+            dev.fatal(error, what);
+        } else {
+            // SAFETY: By the invariant of `Device`, it is valid.
+            unsafe { bindings::xenbus_switch_state(dev.as_raw(), State::Closing.as_raw()) };
+        }
     }
 }

@@ -180,6 +180,10 @@ impl<H: WatchHandler> Watch<H> {
     }
 
     /// Called with a lock held, before a change is queued.
+    ///
+    /// # Safety
+    ///
+    /// `watch` is registered.
     unsafe extern "C" fn will_handle(
         watch: *mut bindings::xenbus_watch,
         _path: *const c_char,
@@ -189,6 +193,9 @@ impl<H: WatchHandler> Watch<H> {
         unsafe { (*watch).nr_pending == 0 }
     }
 
+    /// # Safety
+    ///
+    /// `watch` is the registered one of an `Inner<H>`.
     unsafe extern "C" fn callback(
         watch: *mut bindings::xenbus_watch,
         _path: *const c_char,
