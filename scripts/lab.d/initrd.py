@@ -95,6 +95,10 @@ class Modules:
                 visit(path)
         return order
 
+    def needs(self, path: str) -> list[str]:
+        """What a module needs, nearest first, as modules.dep has it."""
+        return self.closure([path])[-2::-1]
+
     def file(self, path: str) -> Path:
         return self.directory / path.removesuffix(".xz")
 

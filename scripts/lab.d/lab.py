@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from session import BROKEN, TOP, LabError, run_session
+from payload import TOP, LabError
+from session import BROKEN, Session, Stopped, new_run
 
 DESCRIPTION = """\
 Boots real Xen with a stock Debian Dom0 in an emulated machine, starts guests with
@@ -67,6 +70,7 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--guest-timeout", type=float, default=180, metavar="S", help="until a new guest does (180)")
     g.add_argument("--silence", type=float, default=90, metavar="S", help="without a sign of life a domain hangs (90)")
     g.add_argument("--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run")
+    g.add_argument("--keep", action="store_true", help="keep the run's images (qemu.sh boots them again, but for its sockets)")
     g.add_argument("-v", "--verbose", action="store_true", help="show Xen's and Dom0's console")
     g.add_argument("-q", "--quiet", action="store_true", help="only the command's output and the verdict")
     for name in ("image", "labcon", "release"):  # from scripts/lab
@@ -83,20 +87,67 @@ def defaults(args: argparse.Namespace, timeout: float) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.command and args.command[0] == "--":
+    if args.command[:1] == ["--"]:
         del args.command[0]
     if not args.command:
         raise LabError("run: what? See --help")
     args.mode = "run"
     defaults(args, 900)
-    return run_session(args, "run")
+    return Session(args, new_run("run")).execute()
 
 
 def shell(args: argparse.Namespace) -> int:
     args.mode = "shell"
     args.command = []
     defaults(args, 0)
-    return run_session(args, "shell")
+    return Session(args, new_run("shell")).execute()
+
+
+def test(args: argparse.Namespace) -> int:
+    args.mode = "run"
+    args.command = ["/lab/selftests/run_kselftest.sh", *args.pattern]
+    args.guests = args.guests or "pv,pvh"
+    if not (TOP / "selftests/run_kselftest.sh").exists():
+        raise LabError("there is no selftests/run_kselftest.sh")
+    defaults(args, 1500)
+    directory = new_run("test")
+    (directory / "ktap.txt").symlink_to("output.log")
+    return Session(args, directory).execute()
+
+
+def soak(args: argparse.Namespace) -> int:
+    """Boots in a row, each making guests; none is retried, all are counted."""
+    args.mode = "run"
+    args.quiet = True
+    args.guests = args.guests or "pv,pvh"
+    args.put = [*args.put, str(Path(__file__).parent / "soak.sh")]
+    args.command = ["./soak.sh", str(args.creates)]
+    defaults(args, 600)
+    top = new_run("soak")
+    rows: list[list[str]] = []
+    columns = ["Dom0 userspace", "toolstack ready", "guests up"]
+    sys.stderr.write(f"lab: {args.boots} boots with {args.guests}, each with {args.creates} more creations\n")
+    with (top / "soak.csv").open("w", newline="") as f:
+        table = csv.writer(f)
+        table.writerow(["boot", "verdict", "seconds", *columns, "reason"])
+        for boot in range(1, args.boots + 1):
+            directory = top / f"boot-{boot:02}"
+            directory.mkdir()
+            session = Session(args, directory)
+            code = session.execute()
+            at = dict(session.first.phases)
+            seconds = [f"{at[c]:.1f}" if c in at else "" for c in columns]
+            rows.append([str(boot), session.verdict, f"{session.seconds:.1f}", *seconds, session.reason])
+            table.writerow(rows[-1])
+            f.flush()
+            if code == 130:
+                break
+    hung = sum(row[1] in ("HUNG", "TIMEOUT") for row in rows)
+    failed = sum(row[1] != "PASS" for row in rows) - hung
+    for row in [["boot", "verdict", "seconds", *columns, "reason"], *rows]:
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, [4, 11, 7, 14, 15, 9, 0], strict=True)).rstrip())
+    print(f"{len(rows)} boots: {len(rows) - hung - failed} passed, {hung} hung, {failed} failed otherwise")
+    return 1 if hung or failed else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,9 +157,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=INSIDE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = p.add_subparsers(dest="verb", required=True, metavar="run|shell")
+    verbs = p.add_subparsers(dest="verb", required=True, metavar="run|shell|test|soak")
 
-    def verb(name: str, about: str, call: object) -> argparse.ArgumentParser:
+    def verb(name: str, about: str, call: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         v = verbs.add_parser(
             name,
             help=about,
@@ -123,14 +174,25 @@ def parser() -> argparse.ArgumentParser:
     v = verb("run", "run a program of the host's, or a command, in Dom0", run)
     v.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND [ARG...]")
     verb("shell", "a shell in Dom0", shell)
+    v = verb("test", "the selftests, with a PV and a PVH guest; KTAP on standard output", test)
+    v.add_argument("pattern", nargs="*", metavar="PATTERN", help="only tests whose name has this")
+    v = verb("soak", "boot again and again, making guests, and count what hangs", soak)
+    v.add_argument("--boots", type=int, default=30, metavar="N", help="how often (30)")
+    v.add_argument("--creates", type=int, default=2, metavar="N", help="guests made and destroyed after those of --guests, caches dropped (2)")
     return p
+
+
+def stop(*_: object) -> None:
+    raise Stopped
 
 
 def main() -> int:
     args = parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, stop)
     try:
         return int(args.call(args))
+    except Stopped:
+        return 143
     except LabError as e:
         sys.stderr.write(f"lab: {e}\n")
         return BROKEN
