@@ -96,9 +96,10 @@ cache_path() {
 
 # cache_entry NAME KEY BUILDER: prints the path of the entry; where it is
 # missing, runs the function BUILDER with the path of an empty directory to
-# fill. BUILDER must end with `die`, or a status, where it fails.
+# fill. BUILDER must end with `die`, or a status, where it fails: `set -e` is not
+# in force there. What it leaves is removed by the next run.
 cache_entry() {
-	local entry partial fd status=0
+	local entry partial fd
 	entry=$(cache_path "$1" "$2")
 	if [[ -e $entry/key ]]; then
 		printf '%s\n' "$entry"
@@ -113,14 +114,15 @@ cache_entry() {
 	fi
 	if [[ ! -e $entry/key ]]; then
 		# Nobody else is building: whatever is there was interrupted.
-		remove_tree "$entry" "$entry".partial.*
+		for partial in "$entry" "$entry".partial.*; do
+			[[ -e $partial ]] || continue
+			note "removing what an interrupted run left of $1"
+			remove_tree "$partial"
+		done
 		partial=$entry.partial.$BASHPID
 		mkdir -p "$partial"
-		("$3" "$partial") >&2 || status=$?
-		if ((status)); then
-			remove_tree "$partial"
-			exit "$status"
-		fi
+		# In no subshell: that would go on after the script was killed.
+		"$3" "$partial" >&2 || die "making $1 failed"
 		printf '%s\n' "$2" >"$partial/key"
 		mv -T "$partial" "$entry"
 	fi
