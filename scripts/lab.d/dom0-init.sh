@@ -8,6 +8,7 @@
 # separated by tabs (labcon writes the guests' to the same FIFO).
 export PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.20/bin
 export HOME=/root TERM=linux LANG=C.UTF-8
+# shellcheck source=/dev/null
 . /lab/conf
 
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -34,9 +35,26 @@ exec 3<>/run/lab/hostlog
 busybox cat /run/lab/hostlog >"$log_port" 3>&- &
 say() { printf 'dom0\t%s\t%s\n' "$1" "$2" >&3; }
 
-# Nothing more to do but to tell why, and wait for the launcher's end.
+# give_up REASON, or hung REASON: bring back what is known, tell why, and wait for
+# the launcher's end.
 give_up() {
-	say fail "$1"
+	tell fail "$1"
+}
+
+hung() {
+	tell hung "$1"
+}
+
+tell() {
+	d=/lab/out/dom0
+	mkdir -p $d
+	ps -eLo pid,tid,stat,wchan:24,time,args >$d/ps
+	dmesg >$d/dmesg
+	timeout 10 xl list >$d/xl-list 2>&1
+	timeout 10 xenstore-ls -f >$d/xenstore 2>&1
+	cp /run/lab/guest/*.hang $d/ 2>/dev/null
+	timeout 10 tar -C /lab/out -cf "$files_port" .
+	say "$1" "$2"
 	while :; do sleep 60; done
 }
 
@@ -58,8 +76,9 @@ xenconsoled --pid-file=/run/xen/xenconsoled.pid || give_up "xenconsoled"
 ip link set lo up
 if [ "$LAB_NET" = 1 ]; then
 	modprobe -a bridge xen-netback || give_up "modprobe bridge, xen-netback"
-	ip link add br0 type bridge && ip addr add 10.77.0.1/24 dev br0 && ip link set br0 up ||
-		give_up "bridge"
+	ip link add br0 type bridge || give_up "bridge"
+	ip addr add 10.77.0.1/24 dev br0 || give_up "bridge"
+	ip link set br0 up || give_up "bridge"
 fi
 if [ "$LAB_BMC" = 1 ]; then
 	modprobe -a ipmi_si ipmi_devintf || give_up "modprobe ipmi"
@@ -73,23 +92,20 @@ while read -r guest type options; do
 	# shellcheck disable=SC2086 # options are words
 	guest-create --no-wait "$guest" "$type" $options 2>/run/lab/create-error </dev/null || {
 		case $? in
-		124) say hung "xl create $guest: $(tail -n 1 /run/lab/create-error)" ;;
-		*) say fail "xl create $guest: $(tail -n 3 /run/lab/create-error | tr '\n' ' ')" ;;
+		124) hung "$guest: $(tail -n 1 /run/lab/create-error)" ;;
+		*) give_up "$guest: $(tail -n 3 /run/lab/create-error | tr '\n' ' ')" ;;
 		esac
-		while :; do sleep 60; done
 	}
 	names="$names${names:+ }$guest"
 	say phase "$guest created"
 done </lab/guests
 for guest in $names; do
-	labcon wait "$guest" "$LAB_GUEST_BOOT" 2>/dev/null || {
-		say hung "$guest: no agent $LAB_GUEST_BOOT s after its creation"
-		while :; do sleep 60; done
-	}
+	labcon wait "$guest" "$LAB_GUEST_BOOT" 2>/dev/null ||
+		hung "$guest: no sign of life $LAB_GUEST_BOOT s after its creation"
 done
 [ -z "$names" ] || say phase "guests up"
 
-export LAB_GUESTS="$names" LAB_OUT=/lab/out LAB_RELEASE LAB_HOST LAB_NET
+export LAB_GUESTS="$names" LAB_OUT=/lab/out LAB_RELEASE LAB_HOST LAB_NET LAB_SILENCE
 cd /lab/run || give_up "/lab/run"
 
 if [ "$LAB_MODE" = shell ]; then
@@ -113,7 +129,8 @@ else
 	done
 fi
 say exit "$status"
-[ ! -f /lab/collect ] || . /lab/collect
+# shellcheck source=/dev/null
+. /lab/collect
 tar -C /lab/out -cf "$files_port" .
-say done "$status"
+say "done" "$status"
 while :; do sleep 60; done

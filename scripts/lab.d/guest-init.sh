@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
 # A guest's first program.  Its kernel command line says lab.name= and, with a
@@ -15,7 +16,8 @@ mount -t debugfs debugfs /sys/kernel/debug
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 
 name=guest ip=
-for word in $(cat /proc/cmdline); do
+read -r cmdline </proc/cmdline
+for word in $cmdline; do
 	case $word in
 	lab.name=*) name=${word#*=} ;;
 	lab.ip=*) ip=${word#*=} ;;

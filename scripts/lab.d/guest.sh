@@ -19,6 +19,7 @@
 set -u
 
 dir=/run/lab/guest
+# shellcheck source=/dev/null
 . /lab/conf
 self=${0##*/}
 
@@ -55,13 +56,30 @@ attach() {
 	done
 }
 
+# watch PID FILE: end it when its time is up; FILE tells what its threads were at.
+watch() {
+	i=0
+	while [ $i -lt "$LAB_STEP" ]; do
+		sleep 1
+		i=$((i + 1))
+	done
+	for task in "/proc/$1/task"/*; do
+		echo "$task"
+		cat "$task/stat" "$task/wchan" "$task/syscall" "$task/stack"
+	done >"$2" 2>&1
+	kill -KILL "$1"
+}
+
 create() {
-	wait=1 paused=
-	[ "${1-}" != --no-wait ] || { wait=0; shift; }
+	wait=1 paused=''
+	if [ "${1-}" = --no-wait ]; then
+		wait=0
+		shift
+	fi
 	[ $# -ge 2 ] || usage
 	name=$1 type=$2
 	shift 2
-	mem=160 vcpus=1 net=$LAB_NET extra= config=
+	mem=160 vcpus=1 net=$LAB_NET extra='' config=''
 	for option; do
 		case $option in
 		mem=*) mem=${option#*=} ;;
@@ -104,9 +122,16 @@ create() {
 		$config
 	END
 	echo "$type" >"$dir/$name.type"
-	timeout -k 5 "$LAB_STEP" xl create ${paused:+-p} -q "$dir/$name.cfg" 3>&-
+	rm -f "$dir/$name.hang"
+	xl create ${paused:+-p} -q "$dir/$name.cfg" 3>&- &
+	xl=$!
+	watch $xl "$dir/$name.hang" >/dev/null 2>&1 3>&- &
+	watch=$!
+	wait $xl
 	status=$?
-	if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+	kill $watch 2>/dev/null
+	wait $watch 2>/dev/null
+	if [ -e "$dir/$name.hang" ]; then
 		echo "$self: xl create $name hung (no end after $LAB_STEP s)" >&2
 		exit 124
 	fi

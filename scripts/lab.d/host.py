@@ -27,6 +27,8 @@ TROUBLE = re.compile(
     r"\(XEN\).*(Panic on CPU|FATAL|Xen BUG|Xen WARN|Assertion .* failed|DOUBLE FAULT|domain_crash|"
     r"Domain \d+ .*crashed)"
 )
+# After these Dom0 is gone for good.
+CRASH = re.compile(r"\(XEN\).*(Domain 0 crashed|Panic on CPU)|Kernel panic - not syncing")
 TAIL = 15  # lines of a console that a report shows
 
 
@@ -100,6 +102,7 @@ class Host:
         self.status: int | None = None  # of the command
         self.done = False
         self.failure: Failure | None = None
+        self._crash: tuple[float, str] | None = None  # of Dom0 or Xen
         self._tails: dict[str, list[str]] = {}
         self._partial = {"serial": b"", "log": b""}
         self._output = (run / "output.log").open("wb")
@@ -251,6 +254,8 @@ class Host:
         if "Linux version" in line:
             self.phase("Dom0 kernel")
         self.domains["dom0"].line(line, self.clock())
+        if self._crash is None and CRASH.search(line):
+            self._crash = (self.clock(), line)
         if self.args.verbose:
             sys.stderr.write(line + "\n")
 
@@ -294,6 +299,8 @@ class Host:
                 self.fail("FAIL", f"the machine stopped (emulator's status {self.process.returncode})")
             return
         now = self.clock()
+        if self._crash is not None and now > self._crash[0] + 3:
+            self.fail("FAIL", f"dom0 crashed: {self._crash[1]}")
         for name, domain in self.domains.items():
             quiet = now - domain.heard
             if name == "dom0":
@@ -312,7 +319,9 @@ class Host:
         self._tails = {d.name: list(d.tail) for d in self.domains.values()}
         if not self.alive():
             return
-        self.domains["dom0"].line("--- asking Xen: Dom0's registers, domains, run queues, events", self.clock())
+        self.domains["dom0"].line(
+            "--- asking Xen: Dom0's registers, domains, run queues, events", self.clock()
+        )
         serial = self.ports["serial"]
         try:
             serial.settimeout(2)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import subprocess
@@ -45,7 +44,7 @@ class Cpio:
                 self.file(f"{name}/{child.name}", child)
             return
         if source.is_symlink():
-            self.symlink(name, os.readlink(source))
+            self.symlink(name, str(source.readlink()))
             return
         self._parents(name)
         bits = mode if mode is not None else stat.S_IMODE(source.stat().st_mode)

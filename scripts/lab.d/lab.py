@@ -40,21 +40,62 @@ WARNING (see --allow-warn).  The last line gives the verdict.
 
 def options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("guests")
-    g.add_argument("--guests", default="", metavar="SPEC", help="[NAME=]pv|pvh[*COUNT][:mem=M][:vcpus=N],...: pv,pvh gives pv1 and pvh1")
+    g.add_argument(
+        "--guests",
+        default="",
+        metavar="SPEC",
+        help="[NAME=]pv|pvh[*COUNT][:mem=M][:vcpus=N],...: pv,pvh gives pv1 and pvh1",
+    )
     g.add_argument("--mem", type=int, default=160, metavar="M", help="MiB for each guest (160)")
     g.add_argument("--guest-vcpus", type=int, default=1, metavar="N", help="CPUs of each guest (1)")
     g.add_argument("--guest-args", default="", metavar="WORDS", help="more for their kernel's command line")
-    g.add_argument("--guest-module", action="append", default=[], metavar="NAME", help="another stock module for their modprobe")
+    g.add_argument(
+        "--guest-module",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another stock module for their modprobe",
+    )
     g.add_argument("--net", action="store_true", help="a bridge: Dom0 is 10.77.0.1, the guests .11, .12, ...")
     g = p.add_argument_group("files (paths of the host; --put's destination is below /lab)")
-    g.add_argument("--put", action="append", default=[], metavar="FILE[:DEST]", help="a file or directory for Dom0 (/lab/run)")
-    g.add_argument("--guest-put", action="append", default=[], metavar="FILE[:DEST]", help="... for every guest (/lab), with the libraries it needs")
-    g.add_argument("--get", action="append", default=[], metavar="PATH[:DEST]", help="bring this back from Dom0 at the end")
+    g.add_argument(
+        "--put",
+        action="append",
+        default=[],
+        metavar="FILE[:DEST]",
+        help="a file or directory for Dom0 (/lab/run)",
+    )
+    g.add_argument(
+        "--guest-put",
+        action="append",
+        default=[],
+        metavar="FILE[:DEST]",
+        help="... for every guest (/lab), with the libraries it needs",
+    )
+    g.add_argument(
+        "--get",
+        action="append",
+        default=[],
+        metavar="PATH[:DEST]",
+        help="bring this back from Dom0 at the end",
+    )
     g.add_argument("--out", metavar="DIR", help="where Dom0's /lab/out goes (also kept with the logs)")
-    g.add_argument("--module", action="append", default=[], metavar="KO", help="modules for /lab, in Dom0 and guests (build/module/*.ko)")
-    g.add_argument("--bin", action="append", default=[], metavar="PATH", help="programs for /lab/bin, or a directory of them (build/target/x86_64-unknown-linux-gnu/release)")
+    g.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="KO",
+        help="modules for /lab, in Dom0 and guests (build/module/*.ko)",
+    )
+    g.add_argument(
+        "--bin",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="programs for /lab/bin, or a directory of them (build/target/x86_64-unknown-linux-gnu/release)",
+    )
     g = p.add_argument_group("the machine")
-    g.add_argument("--vcpus", type=int, default=1, metavar="N", help="CPUs of Dom0 (1; xl create hangs at times with more)")
+    g.add_argument("--vcpus", type=int, default=1, metavar="N", help="CPUs of Dom0 (1)")
     g.add_argument("--smp", type=int, default=2, metavar="N", help="CPUs of the machine (2)")
     g.add_argument("--dom0-mem", type=int, default=768, metavar="M", help="MiB for Dom0 (768)")
     g.add_argument("--spare-mem", type=int, default=0, metavar="M", help="MiB more for guests made later")
@@ -64,13 +105,33 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--icount", action="store_true", help="time counts instructions, not the host's load")
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
     g = p.add_argument_group("time and judgement")
-    g.add_argument("--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 1500, shell: none)")
-    g.add_argument("--step-timeout", type=float, default=90, metavar="S", help="for each call of the toolstack (90)")
-    g.add_argument("--boot-timeout", type=float, default=180, metavar="S", help="until Dom0 gives its first sign of life (180)")
-    g.add_argument("--guest-timeout", type=float, default=180, metavar="S", help="until a new guest does (180)")
-    g.add_argument("--silence", type=float, default=90, metavar="S", help="without a sign of life a domain hangs (90)")
-    g.add_argument("--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run")
-    g.add_argument("--keep", action="store_true", help="keep the run's images (qemu.sh boots them again, but for its sockets)")
+    g.add_argument(
+        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 1500, shell: none)"
+    )
+    g.add_argument(
+        "--step-timeout", type=float, default=90, metavar="S", help="for each call of the toolstack (90)"
+    )
+    g.add_argument(
+        "--boot-timeout",
+        type=float,
+        default=180,
+        metavar="S",
+        help="until Dom0 gives its first sign of life (180)",
+    )
+    g.add_argument(
+        "--guest-timeout", type=float, default=180, metavar="S", help="until a new guest does (180)"
+    )
+    g.add_argument(
+        "--silence", type=float, default=90, metavar="S", help="without a sign of life a domain hangs (90)"
+    )
+    g.add_argument(
+        "--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run"
+    )
+    g.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the run's images (qemu.sh boots them again, but for its sockets)",
+    )
     g.add_argument("-v", "--verbose", action="store_true", help="show Xen's and Dom0's console")
     g.add_argument("-q", "--quiet", action="store_true", help="only the command's output and the verdict")
     for name in ("image", "labcon", "release"):  # from scripts/lab
@@ -145,7 +206,11 @@ def soak(args: argparse.Namespace) -> int:
     hung = sum(row[1] in ("HUNG", "TIMEOUT") for row in rows)
     failed = sum(row[1] != "PASS" for row in rows) - hung
     for row in [["boot", "verdict", "seconds", *columns, "reason"], *rows]:
-        print("  ".join(f"{cell:>{width}}" for cell, width in zip(row, [4, 11, 7, 14, 15, 9, 0], strict=True)).rstrip())
+        print(
+            "  ".join(
+                f"{cell:>{width}}" for cell, width in zip(row, [4, 11, 7, 14, 15, 9, 0], strict=True)
+            ).rstrip()
+        )
     print(f"{len(rows)} boots: {len(rows) - hung - failed} passed, {hung} hung, {failed} failed otherwise")
     return 1 if hung or failed else 0
 
@@ -178,7 +243,13 @@ def parser() -> argparse.ArgumentParser:
     v.add_argument("pattern", nargs="*", metavar="PATTERN", help="only tests whose name has this")
     v = verb("soak", "boot again and again, making guests, and count what hangs", soak)
     v.add_argument("--boots", type=int, default=30, metavar="N", help="how often (30)")
-    v.add_argument("--creates", type=int, default=2, metavar="N", help="guests made and destroyed after those of --guests, caches dropped (2)")
+    v.add_argument(
+        "--creates",
+        type=int,
+        default=2,
+        metavar="N",
+        help="guests made and destroyed after those of --guests, caches dropped (2)",
+    )
     return p
 
 

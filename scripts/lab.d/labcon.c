@@ -661,6 +661,13 @@ static void serve_line(char *line)
 		damaged += r < 0;
 		if (*line)
 			log_line("l", line);
+		if (strstr(line, "Kernel panic - not syncing")) {
+			up = 0;
+			log_line("s", "panicked");
+			for (int i = 0; i < JOBS; i++)
+				if (clients[i].fd)
+					client_fail(&clients[i], "the guest panicked");
+		}
 		return;
 	}
 	switch (f.type) {
@@ -706,7 +713,7 @@ static void serve_client(struct client *c)
 	}
 	switch (p.type) {
 	case '?':
-		client_send(c, '?', s, sprintf(s, "%d %.1f", up, up ? now() - last_beat : 0));
+		client_send(c, '?', s, sprintf(s, "%d %.1f", up, last_beat ? now() - last_beat : 0));
 		return;
 	case 'x':
 	case 't':
@@ -852,7 +859,8 @@ static double client_age(const char *name)
 static int run(int argc, char **argv)
 {
 	int opt, want_in = 0, want_tty = 0, s, eof = 0, window = WINDOW;
-	double limit = 0, silent = 60, start = now(), asked = start, heard = start;
+	double limit = 0, silent = getenv("LAB_SILENCE") ? atof(getenv("LAB_SILENCE")) : 60;
+	double start = now(), asked = start, heard = start;
 	char cmd[CMDMAX];
 	const char *name;
 	int len = 0;

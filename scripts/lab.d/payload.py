@@ -30,14 +30,18 @@ def parse_guests(spec: str, mem: int, vcpus: int) -> list[Guest]:
     guests: list[Guest] = []
     counts: dict[str, int] = {}
     for item in filter(None, spec.split(",")):
-        match = re.fullmatch(r"(?:([a-z][a-z0-9-]*)=)?(pvh?)(?:[*x](\d+))?((?::(?:mem|vcpus|net)=\d+)*)", item)
+        match = re.fullmatch(
+            r"(?:([a-z][a-z0-9-]*)=)?(pvh?)(?:[*x](\d+))?((?::(?:mem|vcpus|net)=\d+)*)", item
+        )
         if not match:
             raise LabError(f"--guests: cannot read {item!r}")
         name, kind, count, rest = match.groups()
         if name and count:
             raise LabError(f"--guests: {item!r} gives one name to {count} guests")
         options = {"mem": str(mem), "vcpus": str(vcpus)}
-        options.update(o.split("=") for o in rest.split(":")[1:])
+        for option in rest.split(":")[1:]:
+            key, _, value = option.partition("=")
+            options[key] = value
         for _ in range(int(count or 1)):
             counts[kind] = counts.get(kind, 0) + 1
             guests.append(Guest(name or f"{kind}{counts[kind]}", kind, dict(options)))
@@ -78,7 +82,9 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         command = [f"./{program.name}", *command[1:]]
     (root / "command").write_text(f"exec {shlex.join(command)}\n" if command else "")
     (root / "guests").write_text(
-        "".join(f"{g.name} {g.type} {' '.join(f'{k}={v}' for k, v in g.options.items())}\n" for g in host.guests)
+        "".join(
+            f"{g.name} {g.type} {' '.join(f'{k}={v}' for k, v in g.options.items())}\n" for g in host.guests
+        )
     )
     (root / "collect").write_text(
         "".join(
@@ -94,6 +100,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         "LAB_BMC": int(args.bmc),
         "LAB_STEP": int(args.step_timeout),
         "LAB_GUEST_BOOT": int(args.guest_timeout),
+        "LAB_SILENCE": int(args.silence),
         "LAB_GUEST_ARGS": args.guest_args,
         "LAB_RELEASE": args.release,
         "LAB_ROWS": size.lines,

@@ -157,7 +157,9 @@ class Session:
             host_phases(host.run / "phases.csv", host)
         if not self.args.quiet:
             steps = zip(self.first.phases, [("", 0.0), *self.first.phases], strict=False)
-            err.write(f"lab: seconds: {', '.join(f'{n} {at - before:.1f}' for (n, at), (_, before) in steps)}\n")
+            err.write(
+                f"lab: seconds: {', '.join(f'{n} {at - before:.1f}' for (n, at), (_, before) in steps)}\n"
+            )
         reason = f"{self.reason}; " if self.reason else ""
         err.write(f"lab: {self.verdict} ({reason}{self.seconds:.0f} s, logs in {shown(self.run)})\n")
         err.flush()
@@ -174,7 +176,9 @@ class Session:
         for d in host.domains.values():
             if d.name == "dom0" or d.name in host.silent or d.name in host.failure.reason:
                 age = self.seconds - d.heard
-                sys.stderr.write(f"lab: the end of {d.name}'s console ({d.state}, last sign of life {age:.0f} s ago):\n")
+                sys.stderr.write(
+                    f"lab: the end of {d.name}'s console ({d.state}, last sign of life {age:.0f} s ago):\n"
+                )
                 sys.stderr.writelines(f"    {line}\n" for line in host.tail(d.name))
 
     def _unpack(self) -> None:
