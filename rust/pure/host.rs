@@ -4,7 +4,7 @@
 //!
 //! The module compiles the same files: there, `mgmt_main.rs` stands where this file stands here.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub use mgmt_wire as wire;
 

@@ -3,8 +3,9 @@
 //! How a receiver's queue is shared among its senders.
 //!
 //! The rule is dbus-broker's: a sender may hold as much as what is left, divided by the number of
-//! senders and one. A lone sender gets half of the queue; of n senders each gets between 1/n and
-//! 1/n² of what remains, whatever the others do, and no sender needs to be known in advance.
+//! senders and one. A lone sender gets half of the queue. Of n senders each may always hold
+//! 1/(n(n + 1)) of it, and none may grow beyond 1/(n + 1), whatever the others do; no sender needs
+//! to be known in advance.
 
 /// An amount of queued messages, or of room for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,3 +62,6 @@ pub fn admits(capacity: Amount, used: Amount, share: Amount, senders: u32, more:
             more.messages,
         )
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,10 +145,11 @@ impl<M: SharedMemory> Producer<M> {
     }
 
     /// Puts one message, in parts, into the ring. The other side sees it after
-    /// [`Producer::publish`].
+    /// [`Producer::publish`]. A message has at least one byte.
     pub fn push(&mut self, parts: &[&[u8]]) -> Result<(), PushError> {
         let size = self.memory.size();
         let length: usize = parts.iter().map(|part| part.len()).sum();
+        debug_assert_ne!(length, 0);
         if length > max_message(size) as usize {
             return Err(PushError::TooLarge);
         }
@@ -325,3 +326,6 @@ impl<M: SharedMemory> Consumer<M> {
         index.wrapping_add(out.len() as u32)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,3 +150,6 @@ fn to_guest(names: &Names, vm_id: u32) -> (Route, Component) {
     };
     (Route::Guest(vm_id), name.into())
 }
+
+#[cfg(test)]
+mod tests;

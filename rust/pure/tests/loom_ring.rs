@@ -19,12 +19,12 @@ use loom::{
     cell::UnsafeCell,
     model::Builder,
     sync::{
+        atomic::{fence, AtomicU32, Ordering},
         Arc, Condvar, Mutex,
-        atomic::{AtomicU32, Ordering, fence},
     },
     thread,
 };
-use mgmt_pure::pure::ring::{Consumer, Producer, PushError, SharedMemory, control, max_message};
+use mgmt_pure::pure::ring::{control, max_message, Consumer, Producer, PushError, SharedMemory};
 
 /// Preemptions that are explored at most, in one run of the model.
 const PREEMPTIONS: usize = 3;
