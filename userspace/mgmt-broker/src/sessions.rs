@@ -42,12 +42,6 @@ pub trait Broker {
     /// A message of kind data or reply, of an agent with a session.
     fn received(&mut self, agent: &Agent, message: &Message, out: &mut Outbox<'_>);
 
-    /// A message of kind data or a request from an application without a session. True if it was
-    /// this broker's to handle; false tells the sender to establish a session.
-    fn commanded(&mut self, _message: &Message, _out: &mut Outbox<'_>) -> bool {
-        false
-    }
-
     /// A session is over.
     fn ended(&mut self, agent: &Agent, why: Ended);
 
@@ -166,7 +160,6 @@ impl Sessions {
                 }
             }
             Kind::Data | Kind::Reply if known => broker.received(&agent, message, out),
-            Kind::Data if broker.commanded(message, out) => {}
             Kind::Data => out.send(&Message::new(Kind::Terminate, agent, Vec::new())),
             Kind::Reply => {}
             Kind::Terminate => self.end(broker, &agent, Ended::ByAgent),

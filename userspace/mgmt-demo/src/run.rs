@@ -9,11 +9,9 @@ use crate::load::{self, Load, Part};
 use crate::table::Table;
 use crate::trace::{Phase, Row, header, line};
 use crate::{plot, verdict};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mgmt_broker::power::cap::{CpuCap as _, Credit2};
-use mgmt_broker::power::proto::{Content, Settings};
 use mgmt_broker::power::{self, HEADER};
-use mgmt_channel::{Address, AppId, Channel, Component, Kind};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -53,6 +51,9 @@ pub struct Options {
     /// Of the load.
     #[arg(long, default_value_t = 2009)]
     seed: u64,
+    /// The performance states: caps in percent of one CPU, from the lowest.
+    #[arg(long, value_delimiter = ',', default_values_t = [20, 40, 60, 80, 100], value_name = "CAPS")]
+    states: Vec<u32>,
 }
 
 fn guest(text: &str) -> Result<(String, SocketAddr), String> {
@@ -78,8 +79,16 @@ impl Daemon {
         // The reader must find it, however long the daemon takes.
         let path = record.display().to_string();
         File::create(&record).with_context(|| path.clone())?;
+        let config = options.out.join("mgmtd.toml");
+        let settings = format!(
+            "brokers = [\"power\"]\n\n[power]\nstates = {:?}\n",
+            options.states
+        );
+        std::fs::write(&config, settings).with_context(|| config.display().to_string())?;
         let child = Command::new(&options.mgmtd)
-            .args(["--broker", "power", "--record", &path])
+            .arg("--config")
+            .arg(&config)
+            .args(["--record", &path])
             .args(more)
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone()?)
@@ -176,13 +185,21 @@ impl Recorder {
         Ok(())
     }
 
-    /// Waits until every guest has reported, and says which domain each is.
-    fn meet(&mut self, daemon: &mut Daemon, names: &[String]) -> Result<BTreeMap<String, u32>> {
+    /// Waits until every guest has reported with a cap of `cap` percent, and says which domain each
+    /// is.
+    fn meet(
+        &mut self,
+        daemon: &mut Daemon,
+        names: &[String],
+        cap: u32,
+    ) -> Result<BTreeMap<String, u32>> {
         let begin = Instant::now();
         let mut met = BTreeMap::new();
         loop {
             let before = self.add(Phase::Prepare, begin, daemon.lines()?)?;
-            for row in &self.rows[before..] {
+            // Until the broker has taken it over, a guest has no cap that is known.
+            let known = |row: &&Row| row.cap == cap && row.decision != "starting";
+            for row in self.rows[before..].iter().filter(known) {
                 met.insert(row.name.clone(), row.domain);
             }
             let missing: Vec<_> = names
@@ -209,7 +226,15 @@ pub fn run(options: &Options) -> Result<bool> {
         .iter()
         .map(|(name, _)| name.clone())
         .collect();
-    let states = power::Config::default().states;
+    let settings = power::Config {
+        states: options.states.clone(),
+        ..power::Config::default()
+    };
+    settings.check().map_err(anyhow::Error::msg)?;
+    let (lowest, highest) = (
+        settings.states[0],
+        settings.states[settings.states.len() - 1],
+    );
     let trace = options.out.join("trace.csv");
     let mut recorder = Recorder {
         file: File::create(&trace).with_context(|| trace.display().to_string())?,
@@ -224,16 +249,20 @@ pub fn run(options: &Options) -> Result<bool> {
 
     say("the daemon attaches the guests; their agents report over /dev/mgmt");
     let mut daemon = Daemon::start(options, 1, &["--observe"])?;
-    let domains = recorder.meet(&mut daemon, &names)?;
+    let domains = recorder.meet(&mut daemon, &names, 0)?;
 
+    let mut actuator = Credit2::default();
     let mut parts = Vec::new();
     let mut slowest: f64 = 0.0;
     for (i, (name, address)) in options.guests.iter().enumerate() {
+        let domain = domains[name];
+        actuator
+            .set(domain, highest)
+            .context("setting the highest state")?;
         let capacity = load::capacity(*address, Duration::from_secs(5))?;
         say(&format!(
-            "{name} (domain {}) answers {capacity:.1} requests per second at full speed; the load \
-             is {:.1}",
-            domains[name],
+            "{name} (domain {domain}) answers {capacity:.1} requests per second in its highest \
+             state, {highest} % of a CPU; the load is {:.1}",
             capacity * options.load
         ));
         slowest = slowest.max(1.0 / capacity);
@@ -249,19 +278,19 @@ pub fn run(options: &Options) -> Result<bool> {
         sla.as_millis(),
         options.sla
     ));
-    tell_agents(sla)?;
+    daemon.stop()?;
 
     say(&format!(
         "WITHOUT coordination: both guests stay in their lowest state, {} % of a CPU, whatever they \
          suffer",
-        states[0]
+        lowest
     ));
-    let mut actuator = Credit2::default();
     for &domain in domains.values() {
-        actuator
-            .set(domain, states[0])
-            .context("starving a guest")?;
+        actuator.set(domain, lowest).context("starving a guest")?;
     }
+    let sla_ms = sla.as_millis().to_string();
+    let mut daemon = Daemon::start(options, 2, &["--observe", "--sla-ms", &sla_ms])?;
+    recorder.meet(&mut daemon, &names, lowest)?;
     let half = Duration::from_secs(options.half);
     let load = Load::start(&parts, half);
     recorder.phase(Phase::Without, &mut daemon, half)?;
@@ -272,9 +301,8 @@ pub fn run(options: &Options) -> Result<bool> {
         "WITH coordination: the same load from the same lowest state, and the power broker acts on \
          what the agents report",
     );
-    let sla_ms = sla.as_millis().to_string();
-    let mut daemon = Daemon::start(options, 2, &["--start", "lowest", "--sla-ms", &sla_ms])?;
-    recorder.meet(&mut daemon, &names)?;
+    let mut daemon = Daemon::start(options, 3, &["--start", "lowest", "--sla-ms", &sla_ms])?;
+    recorder.meet(&mut daemon, &names, lowest)?;
     let load = Load::start(&parts, half);
     recorder.phase(Phase::With, &mut daemon, half)?;
     report_load(&names, load)?;
@@ -304,20 +332,6 @@ pub fn run(options: &Options) -> Result<bool> {
 
 fn say(text: &str) {
     println!("\n== {text}");
-}
-
-/// Tells the agents, through the broker, what their servers are held to.
-fn tell_agents(sla: Duration) -> Result<()> {
-    let channel = Channel::open()?.bound("Demo")?;
-    let app = AppId::new(power::APP.as_bytes()).map_err(mgmt_channel::Error::from)?;
-    let broker = Address::new(Component::SelfDomain, app);
-    let settings = Settings {
-        sla_us: u32::try_from(sla.as_micros()).map_err(|_| anyhow!("an SLA of {sla:?}"))?,
-        threshold_permille: 0,
-    };
-    let command = Content::Command(settings).message(Kind::Data, broker);
-    let answer = channel.request(command, Duration::from_secs(5));
-    answer.context("telling the broker the SLA").map(drop)
 }
 
 /// Waits for a load's last answers, and prints what its clients saw.

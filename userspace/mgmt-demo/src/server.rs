@@ -95,6 +95,9 @@ pub fn serve(options: &Options) -> Result<()> {
 
 /// Works off the queue, one request at a time.
 fn worker(work: &Work, jobs: &Receiver<Job>, shared: &Shared) {
+    // The lowest priority of this process's threads: however much there is to do, the server turns
+    // away what is too much, and the agent reports. Without it they only come later.
+    let _ = rustix::process::nice(10);
     for job in jobs {
         let waiting = shared.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
         shared.samples.set_queued(waiting);

@@ -3,6 +3,7 @@
 //! Whether coordination helped.
 
 use crate::trace::{Phase, Row, guests};
+use mgmt_agent::EPOCH;
 use std::fmt;
 
 /// Violations per epoch with coordination must be below this part of those without.
@@ -10,9 +11,10 @@ const PART: f64 = 0.25;
 /// Fewer epochs than this in a phase tell nothing.
 const EPOCHS_MIN: usize = 20;
 
-/// A phase of a guest, on average over its epochs.
+/// A phase of a guest, on average per epoch of 500 ms: a starved agent's epochs may be longer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
+    /// Reports.
     epochs: usize,
     requests: f64,
     violations: f64,
@@ -39,13 +41,16 @@ pub struct Verdict {
 
 fn mean<'a>(rows: impl Iterator<Item = &'a Row>) -> Mean {
     let mut sum = Mean::default();
+    let mut length = 0.0;
     for row in rows {
+        let epochs = f64::from(row.epoch_ms) / EPOCH.as_millis() as f64;
+        length += epochs;
         sum.epochs += 1;
         sum.requests += f64::from(row.requests);
         sum.violations += f64::from(row.violations);
-        sum.cap += f64::from(row.cap);
+        sum.cap += f64::from(row.cap) * epochs;
     }
-    let n = sum.epochs.max(1) as f64;
+    let n = f64::max(length, 1e-3);
     Mean {
         epochs: sum.epochs,
         requests: sum.requests / n,

@@ -15,21 +15,29 @@ pub struct Work {
 }
 
 impl Work {
-    /// Work that costs about `target` on this CPU while nothing else holds it up: the smallest
-    /// time of many tries is taken, as whatever disturbs only adds.
+    /// Work that costs about `target` on this CPU.
+    ///
+    /// The median of many tries: one that was interrupted is too long, and on a virtual machine
+    /// whose clock jumps one may be far too short.
     pub fn calibrate(target: Duration) -> Self {
-        let probe = Self { rounds: 8 };
-        let mut least = Duration::MAX;
-        let end = Instant::now() + Duration::from_millis(800);
-        while Instant::now() < end {
-            let start = Instant::now();
-            std::hint::black_box(probe.run(1));
-            least = least.min(start.elapsed());
+        const TRIES: usize = 41;
+        let mut probe = Self { rounds: 1 };
+        // A try must be long against the clock's steps.
+        while probe.time() < target / 4 && probe.rounds < 1 << 20 {
+            probe.rounds *= 2;
         }
-        let round = least.as_secs_f64() / f64::from(probe.rounds);
+        let mut times: Vec<Duration> = (0..TRIES).map(|_| probe.time()).collect();
+        times.sort_unstable();
+        let round = times[TRIES / 2].as_secs_f64() / f64::from(probe.rounds);
         Self {
-            rounds: (target.as_secs_f64() / round).clamp(1.0, 1e6) as u32,
+            rounds: (target.as_secs_f64() / round.max(1e-9)).clamp(1.0, 1e6) as u32,
         }
+    }
+
+    fn time(&self) -> Duration {
+        let start = Instant::now();
+        std::hint::black_box(self.run(1));
+        start.elapsed()
     }
 
     /// Does it.

@@ -8,7 +8,7 @@ use super::policy::{Basic, Observation, Vm};
 use super::proto::{Content, Report, Settings};
 use super::record::{HEADER, Record};
 use crate::sessions::{Agent, Broker, Ended, Outbox, show};
-use mgmt_channel::{Component, Kind, Message};
+use mgmt_channel::{Component, Message};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const REPORT_GAP: Duration = Duration::from_millis(100);
 /// While only observing, the caps that others set are read again after so long.
 const REREAD: Duration = Duration::from_secs(10);
+/// Taking a guest over is tried again this long after it failed.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Whether the broker acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +123,7 @@ struct Guest {
     /// A toolstack call is under way: decide when its effect is there.
     pending: bool,
     last_report: Option<Instant>,
+    /// When its state was last asked for, or taking it over last tried.
     last_read: Instant,
 }
 
@@ -239,6 +242,16 @@ impl PowerBroker {
         self.write(&record.to_string());
     }
 
+    /// Brings a guest to where it starts, or finds out where it is.
+    fn take_over(&self, domain: u32) {
+        let states = &self.config.states;
+        match (self.config.mode, self.config.start) {
+            (Mode::Observe, _) | (_, StartState::Current) => self.actuation.read(domain),
+            (_, StartState::Lowest) => self.actuation.set(domain, states[0]),
+            (_, StartState::Highest) => self.actuation.set(domain, states[states.len() - 1]),
+        }
+    }
+
     /// Takes in what the actuator has done.
     fn acted(&mut self) {
         while let Some(done) = self.actuation.done() {
@@ -254,12 +267,13 @@ impl PowerBroker {
                     let vm = guest.vm.get_or_insert_with(|| self.config.policy.vm(state));
                     vm.state = state;
                 }
-                // The old state is still in force: believe that, and decide again.
+                // What is in force now is not known: ask, before anything is decided. A guest that
+                // has not been taken over yet is tried again at a tick.
                 Err(error) => {
                     tracing::error!(domain, %error, "cannot set or read the performance state");
-                    let state = self.config.nearest(guest.cap);
-                    if let Some(vm) = &mut guest.vm {
-                        vm.state = state;
+                    if guest.vm.is_some() {
+                        guest.pending = true;
+                        self.actuation.read(domain);
                     }
                 }
             }
@@ -299,14 +313,7 @@ impl Broker for PowerBroker {
                 last_read: now,
             },
         );
-        match (self.config.mode, self.config.start) {
-            (Mode::Observe, _) | (_, StartState::Current) => self.actuation.read(domain),
-            (_, StartState::Lowest) => self.actuation.set(domain, self.config.states[0]),
-            (_, StartState::Highest) => {
-                let top = self.config.states.len() - 1;
-                self.actuation.set(domain, self.config.states[top]);
-            }
-        }
+        self.take_over(domain);
         Some(Content::Settings(self.settings).payload())
     }
 
@@ -319,27 +326,6 @@ impl Broker for PowerBroker {
                 tracing::debug!(agent = %show(agent), %error, "not understood");
             }
         }
-    }
-
-    /// New settings for all agents, from a program in this domain.
-    fn commanded(&mut self, message: &Message, out: &mut Outbox<'_>) -> bool {
-        let Ok(Content::Command(settings)) = Content::read(&message.payload) else {
-            return false;
-        };
-        let own = Some(message.header.source.component) == self.own;
-        if !own {
-            tracing::warn!(from = %show(&message.header.source), "command refused");
-            return false;
-        }
-        tracing::info!(?settings, "new settings");
-        self.settings = settings;
-        for guest in self.guests.values() {
-            out.send(&Content::Settings(settings).message(Kind::Data, guest.agent));
-        }
-        if message.is_request() {
-            out.send(&message.reply(Vec::new()));
-        }
-        true
     }
 
     fn ended(&mut self, agent: &Agent, why: Ended) {
@@ -355,14 +341,19 @@ impl Broker for PowerBroker {
 
     fn tick(&mut self, now: Instant, _: &mut Outbox<'_>) {
         self.acted();
-        if self.config.mode == Mode::Observe {
-            for (&domain, guest) in &mut self.guests {
-                if !guest.pending && now.saturating_duration_since(guest.last_read) > REREAD {
-                    guest.last_read = now;
-                    guest.pending = true;
-                    self.actuation.read(domain);
-                }
+        let observing = self.config.mode == Mode::Observe;
+        let mut due = Vec::new();
+        for (&domain, guest) in &mut self.guests {
+            let age = now.saturating_duration_since(guest.last_read);
+            let wait = if guest.vm.is_none() { RETRY } else { REREAD };
+            if (observing || guest.vm.is_none()) && !guest.pending && age > wait {
+                guest.last_read = now;
+                guest.pending = true;
+                due.push(domain);
             }
+        }
+        for domain in due {
+            self.take_over(domain);
         }
     }
 }

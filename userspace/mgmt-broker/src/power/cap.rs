@@ -64,7 +64,7 @@ impl Default for Credit2 {
     fn default() -> Self {
         Self {
             xl: "xl".into(),
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
         }
     }
 }

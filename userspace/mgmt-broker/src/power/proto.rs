@@ -9,7 +9,6 @@
 //! | 1 [`Hello`] | establish | agent to broker | 40 bytes |
 //! | 2 [`Report`] | data | agent to broker | 64 bytes |
 //! | 3 [`Settings`] | data, and the reply to establish | broker to agent | 8 bytes |
-//! | 4 [`Settings`] for all agents | data | administrator to broker | 8 bytes |
 
 use mgmt_channel::{Address, Kind, Message};
 
@@ -21,7 +20,6 @@ pub const APP_HEADER: usize = 8;
 const HELLO: u16 = 1;
 const REPORT: u16 = 2;
 const SETTINGS: u16 = 3;
-const COMMAND: u16 = 4;
 
 /// Why content is none of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,8 +91,6 @@ pub enum Content {
     Report(Report),
     /// To an agent.
     Settings(Settings),
-    /// To the broker, for all its agents.
-    Command(Settings),
 }
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -135,7 +131,6 @@ impl Content {
                 (REPORT, data)
             }
             Self::Settings(s) => (SETTINGS, words(&[s.sla_us, s.threshold_permille])),
-            Self::Command(s) => (COMMAND, words(&[s.sla_us, s.threshold_permille])),
         }
     }
 
@@ -216,17 +211,12 @@ impl Content {
                     .then_some(Self::Report(report))
                     .ok_or(ProtoError::Content)
             }
-            kind @ (SETTINGS | COMMAND) => {
+            SETTINGS => {
                 length(8)?;
-                let settings = Settings {
+                Ok(Self::Settings(Settings {
                     sla_us: word(0),
                     threshold_permille: word(4),
-                };
-                Ok(if kind == SETTINGS {
-                    Self::Settings(settings)
-                } else {
-                    Self::Command(settings)
-                })
+                }))
             }
             _ => Err(ProtoError::Header),
         }
@@ -269,7 +259,6 @@ mod tests {
             }),
             Content::Report(report()),
             Content::Settings(settings),
-            Content::Command(settings),
         ] {
             assert_eq!(Content::read(&content.payload()), Ok(content));
         }
