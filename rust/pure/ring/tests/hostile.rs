@@ -180,6 +180,15 @@ fn a_length_that_no_producer_writes_breaks_the_channel() {
 }
 
 #[test]
+fn a_header_is_not_read_before_all_of_it_is_there() {
+    for ahead in 1..RECORD_HEADER as i32 {
+        let memory = Hostile::new(CONSUMERS, SIZE, 0, vec![Word::Near(ahead)], vec![]);
+        assert_eq!(consumer_at(&memory, 0).peek(), Err(Broken::Length));
+        assert_eq!(memory.copied.get(), 0);
+    }
+}
+
+#[test]
 fn an_unknown_format_breaks_the_channel() {
     for format in [1, 1 << 8, 1 << 16, 1 << 24, u32::MAX] {
         assert_eq!(peeked(0, 16, 8, format), Err(Broken::Format));

@@ -206,6 +206,10 @@ impl Pair {
         self.start.wrapping_add(count as u32)
     }
 
+    fn control(&self, field: usize) -> u32 {
+        self.shared.control.borrow()[field / 4]
+    }
+
     fn push(&mut self, length: u32, split: usize) {
         let message = message(self.pushed, length);
         let (head, tail) = message.split_at(split % (message.len() + 1));
@@ -217,7 +221,9 @@ impl Pair {
             assert_eq!(pushed, Err(PushError::TooLarge));
         } else if record.len() as u64 > free {
             assert_eq!(pushed, Err(PushError::Full));
-            self.wants_room = Some(self.prod + record.len() as u64 - u64::from(self.size()));
+            let wanted = self.prod + record.len() as u64 - u64::from(self.size());
+            self.wants_room = Some(wanted);
+            assert_eq!(self.control(control::CONS_EVENT), self.index(wanted));
         } else {
             assert_eq!(pushed, Ok(()));
             let at = self.index(self.prod) as usize;
@@ -245,6 +251,7 @@ impl Pair {
         let Some(pending) = pending else {
             assert_eq!(self.prod_published, self.cons, "a message was not seen");
             self.wants_data = true;
+            assert_eq!(self.control(control::PROD_EVENT), self.index(self.cons + 1));
             return;
         };
         let (message, end) = self.queue.pop_front().expect("a message");
@@ -297,9 +304,8 @@ impl Pair {
             Op::PublishConsumed => self.publish_consumed(),
             Op::Refresh => self.refresh(),
         }
-        let control = self.shared.control.borrow();
-        assert_eq!(control[control::PROD / 4], self.index(self.prod_published));
-        assert_eq!(control[control::CONS / 4], self.index(self.cons_published));
+        assert_eq!(self.control(control::PROD), self.index(self.prod_published));
+        assert_eq!(self.control(control::CONS), self.index(self.cons_published));
     }
 }
 
