@@ -117,7 +117,7 @@ fn parse_uuid(text: &str) -> Result<[u8; 16], NameError> {
     let mut digits = text.chars().filter(|&c| c != '-');
     for byte in &mut out {
         let mut digit = || digits.next().and_then(|c| c.to_digit(16)).ok_or_else(error);
-        *byte = (digit()? << 4 | digit()?) as u8;
+        *byte = ((digit()? << 4) | digit()?) as u8;
     }
     if digits.next().is_some() {
         return Err(error());

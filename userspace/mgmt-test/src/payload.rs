@@ -30,7 +30,7 @@ impl Stamp {
         out[4..8].copy_from_slice(&self.stream.to_le_bytes());
         out[8..16].copy_from_slice(&self.number.to_le_bytes());
         out[16..24].copy_from_slice(&self.total.to_le_bytes());
-        let mut state = (u64::from(self.stream) << 32 ^ self.number) | 1;
+        let mut state = ((u64::from(self.stream) << 32) ^ self.number) | 1;
         for chunk in out[HEAD..].chunks_mut(8) {
             // xorshift64: any filler that is not the same twice will do.
             state ^= state << 13;

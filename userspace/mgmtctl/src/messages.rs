@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use mgmt_channel::{Channel, Destination, Error, Kind, Message, show_address};
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -73,9 +74,14 @@ fn print_message(message: &Message) -> Result<()> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let shown: String = bytes.iter().take(64).map(|b| format!("{b:02x}")).collect();
-    let more = if bytes.len() > 64 { "…" } else { "" };
-    format!("[{} bytes] {shown}{more}", bytes.len())
+    let mut text = format!("[{} bytes] ", bytes.len());
+    for byte in bytes.iter().take(64) {
+        let _ = write!(text, "{byte:02x}");
+    }
+    if bytes.len() > 64 {
+        text.push('…');
+    }
+    text
 }
 
 pub fn ping(

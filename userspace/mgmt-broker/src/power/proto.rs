@@ -189,7 +189,7 @@ impl Content {
             REPORT => {
                 length(64)?;
                 let report = Report {
-                    epoch: u64::from(word(4)) << 32 | u64::from(word(0)),
+                    epoch: (u64::from(word(4)) << 32) | u64::from(word(0)),
                     epoch_ms: word(8),
                     requests: word(12),
                     violations: word(16),
