@@ -28,6 +28,9 @@ pub(crate) mod node {
     /// Backend: incarnation of the channel.
     pub(crate) const EPOCH: &CStr = c"epoch";
 
+    /// Frontend: a random number for each set of rings. Backend: of those that it has taken, so
+    /// that neither mistakes rings of an earlier time for the present ones.
+    pub(crate) const SESSION: &CStr = c"session";
     /// Frontend: the protocol version of this channel.
     pub(crate) const PROTOCOL: &CStr = c"protocol";
     /// Frontend: data pages of each ring, as a power of two.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/mm.h>
+#include <linux/random.h>
 #include <linux/string.h>
 #include <linux/workqueue.h>
 #include <asm/barrier.h>
@@ -16,9 +17,14 @@ struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name)
 	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
 }
 
-void mgmt_helper_xenbus_dev_fatal(struct xenbus_device *dev, int err, const char *what)
+void mgmt_helper_xenbus_dev_error(struct xenbus_device *dev, int err, const char *what)
 {
-	xenbus_dev_fatal(dev, err, "%s", what);
+	xenbus_dev_error(dev, err, "%s", what);
+}
+
+u32 mgmt_helper_random(void)
+{
+	return get_random_u32();
 }
 
 bool mgmt_helper_xen_domain(void)

@@ -10,7 +10,9 @@ struct workqueue_struct;
 struct xenbus_device;
 
 struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name);
-void mgmt_helper_xenbus_dev_fatal(struct xenbus_device *dev, int err, const char *what);
+void mgmt_helper_xenbus_dev_error(struct xenbus_device *dev, int err, const char *what);
+
+u32 mgmt_helper_random(void);
 
 bool mgmt_helper_xen_domain(void);
 bool mgmt_helper_xen_initial_domain(void);

@@ -4,8 +4,10 @@
 //!
 //! ```text
 //! other end     this end
-//! Initialising  any but InitWait -> stop                          -> InitWait
+//! Initialising, InitWait
+//!               any but InitWait -> stop                          -> InitWait
 //! Initialised   InitWait         -> map the rings, start          -> Connected
+//! Initialised   Connected, with other rings -> stop, as above      -> InitWait, Connected
 //! Closing       any              -> stop                          -> Closing
 //! Closed        any but InitWait -> stop, leave if not online     -> Closed
 //! Unknown       any              -> the nodes are gone: stop, leave
@@ -22,8 +24,8 @@ use crate::{
         route::Origin, //
     },
     xen::{
-        event::EventChannel,
-        grant::{MappedPages, SharedPages, MAX_PAGES},
+        event::{EventChannel, Port},
+        grant::{GrantRef, MappedPages, SharedPages, MAX_PAGES},
         ring::{ring_pages, RingMemory, MAX_PAGE_ORDER},
         xenbus::{
             self,
@@ -57,7 +59,8 @@ pub(crate) struct BackData {
     bridge: Arc<Bridge>,
     complaints: Arc<Complaints>,
     #[pin]
-    link: Mutex<Option<Arc<Link>>>,
+    /// The link, and the session number of its rings.
+    link: Mutex<Option<(Arc<Link>, u32)>>,
 }
 
 /// 16 bytes as hexadecimal digits.
@@ -69,15 +72,52 @@ impl fmt::Display for Hex {
     }
 }
 
-/// Maps one ring, by the grants that the guest has published.
-fn map_ring(dev: &Device<Bound>, prefix: &str, order: u32) -> Result<RingMemory> {
-    let mut refs = [0; MAX_PAGES];
-    let refs = refs.get_mut(..ring_pages(order)).ok_or(EINVAL)?;
-    for (i, gref) in refs.iter_mut().enumerate() {
-        let name = CString::try_from_fmt(fmt!("{}{}", prefix, i))?;
-        *gref = read_u32(dev.otherend(), &name)?;
+/// What a guest has published: numbers, none of them trusted.
+struct Offer {
+    session: u32,
+    order: u32,
+    port: Port,
+    tx: [GrantRef; MAX_PAGES],
+    rx: [GrantRef; MAX_PAGES],
+}
+
+impl Offer {
+    /// Reads the guest's nodes, all of one moment. `None` if the guest does not offer anything
+    /// then: when it does, its state changes again.
+    fn read(dir: &CStr) -> Result<Option<Self>> {
+        Transaction::snapshot(|t| {
+            if t.read_u32(dir, c"state")? != State::INITIALISED {
+                return Ok(None);
+            }
+            if t.read_u32(dir, node::PROTOCOL)? != PROTOCOL {
+                return Err(EPROTONOSUPPORT);
+            }
+            let order = t.read_u32(dir, node::PAGE_ORDER)?;
+            if order > MAX_PAGE_ORDER {
+                return Err(EINVAL);
+            }
+            let refs = |prefix: &str| {
+                let mut refs = [0; MAX_PAGES];
+                for (i, gref) in refs.iter_mut().take(ring_pages(order)).enumerate() {
+                    let name = CString::try_from_fmt(fmt!("{}{}", prefix, i))?;
+                    *gref = t.read_u32(dir, &name)?;
+                }
+                Ok::<_, Error>(refs)
+            };
+            Ok(Some(Self {
+                session: t.read_u32(dir, node::SESSION)?,
+                order,
+                port: t.read_u32(dir, node::EVENT_CHANNEL)?,
+                tx: refs(node::TX_REF)?,
+                rx: refs(node::RX_REF)?,
+            }))
+        })
     }
-    RingMemory::new(SharedPages::Mapped(MappedPages::new(dev, refs)?))
+
+    fn map(&self, dev: &Device<Bound>, refs: &[GrantRef; MAX_PAGES]) -> Result<RingMemory> {
+        let refs = refs.get(..ring_pages(self.order)).ok_or(EINVAL)?;
+        RingMemory::new(SharedPages::Mapped(MappedPages::new(dev, refs)?))
+    }
 }
 
 impl BackData {
@@ -97,36 +137,39 @@ impl BackData {
         dev.switch_state(State::InitWait)
     }
 
-    /// Maps what the guest has published, and starts. All of it is checked, none of it trusted.
+    /// Maps what the guest offers, and starts. All of it is checked, none of it trusted.
     fn connect(&self, dev: &Device<Bound>) -> Result {
-        let otherend = dev.otherend();
-        if read_u32(otherend, node::PROTOCOL)? != PROTOCOL {
-            return Err(EPROTONOSUPPORT);
+        let Some(offer) = Offer::read(dev.otherend())? else {
+            return Ok(());
+        };
+        if let Some((_, session)) = &*self.link.lock() {
+            if *session == offer.session {
+                return Ok(());
+            }
         }
-        let order = read_u32(otherend, node::PAGE_ORDER)?;
-        if order > MAX_PAGE_ORDER {
-            return Err(EINVAL);
+        if dev.state() != State::InitWait {
+            // It started anew, and we missed the states in between.
+            self.disconnect();
+            self.publish(dev)?;
         }
-        let port = read_u32(otherend, node::EVENT_CHANNEL)?;
         // Our own node: the epoch that `publish` wrote.
         let epoch = read_u32(dev.nodename(), node::EPOCH)?;
-
-        let origin = Origin::Guest(dev.otherend_id().into());
         let link = Link::new(
             &self.bridge,
             ARef::from(dev),
             &self.complaints,
-            origin,
+            Origin::Guest(dev.otherend_id().into()),
             epoch,
         )?;
         let channel = Channel {
             // The guest's tx is our rx.
-            rx: Consumer::new(map_ring(dev, node::TX_REF, order)?),
-            tx: Producer::new(map_ring(dev, node::RX_REF, order)?),
-            event: EventChannel::bind_interdomain(dev, port, c"mgmtback", link.clone())?,
+            rx: Consumer::new(offer.map(dev, &offer.tx)?),
+            tx: Producer::new(offer.map(dev, &offer.rx)?),
+            event: EventChannel::bind_interdomain(dev, offer.port, c"mgmtback", link.clone())?,
         };
+        xenbus::write(dev.nodename(), node::SESSION, fmt!("{}", offer.session))?;
         self.bridge.add_link(&link)?;
-        *self.link.lock() = Some(link.clone());
+        *self.link.lock() = Some((link.clone(), offer.session));
         dev.switch_state(State::Connected)?;
         link.start(channel);
         Ok(())
@@ -134,7 +177,8 @@ impl BackData {
 
     /// Stops, if there is a channel.
     fn disconnect(&self) {
-        if let Some(link) = self.link.lock().take() {
+        let old = self.link.lock().take();
+        if let Some((link, _)) = old {
             link.close();
         }
     }
@@ -156,19 +200,31 @@ impl Driver for Back {
     }
 
     fn otherend_changed(dev: &Device<Bound>, data: Pin<&BackData>, state: State) -> Verdict {
-        let connected = data.link.lock().is_some();
         let result = match state {
-            State::Initialising => {
+            State::Initialising | State::InitWait => {
                 data.disconnect();
-                if dev.state() == State::InitWait {
+                if dev.state() == State::InitWait || !dev.is_online() {
                     Ok(())
                 } else {
                     data.publish(dev)
                 }
             }
-            State::Initialised if !connected && dev.state() == State::InitWait => data.connect(dev),
-            // Its rings are of an earlier time: it starts anew when it sees that we wait.
-            State::Initialised | State::Connected | State::InitWait => Ok(()),
+            State::Initialised => match dev.state() {
+                State::InitWait | State::Connected => {
+                    // A guest that was in the middle of a change offers again, and we look again;
+                    // one that offers nonsense stays unconnected.
+                    if let Err(e) = data.connect(dev) {
+                        data.disconnect();
+                        let what = c"cannot connect to the frontend";
+                        data.complaints.error(dev, e, what);
+                    }
+                    Ok(())
+                }
+                _ => Ok(()),
+            },
+            // Without a link, its rings are of an earlier time: it starts anew when it sees that
+            // we wait.
+            State::Connected => Ok(()),
             State::Closing => {
                 data.disconnect();
                 dev.switch_state(State::Closing)
@@ -190,8 +246,7 @@ impl Driver for Back {
         };
         if let Err(e) = result {
             data.disconnect();
-            data.complaints
-                .fatal(dev, e, c"cannot connect to the frontend");
+            data.complaints.fatal(dev, e, c"cannot serve the frontend");
         }
         Verdict::Keep
     }

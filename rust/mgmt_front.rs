@@ -6,9 +6,11 @@
 //! other end        this end
 //! InitWait         Initialising -> make rings, publish them -> Initialised
 //! Connected        Initialised  -> read the names, start    -> Connected
-//! InitWait         Connected    -> the backend started anew: stop, then as above
-//! Closing, Closed  any          -> stop                     -> Closed
+//! InitWait         any other    -> stop: the backend started anew -> InitWait, then as above
+//! Closing, Closed  Initialised, Connected -> stop           -> Closed
 //! ```
+//!
+//! When the module is loaded again, it finds the device closed and goes to InitWait.
 //!
 //! Any other state of the other end changes nothing.
 
@@ -21,12 +23,12 @@ use crate::{
         route::{Above, Origin, VmName}, //
     },
     xen::{
+        self,
         event::EventChannel,
         grant::{GrantedPages, SharedPages},
         ring::{ring_pages, RingMemory, MAX_PAGE_ORDER},
         xenbus::{
             self,
-            read_hex,
             read_u32,
             Complaints,
             Device,
@@ -63,8 +65,8 @@ pub(crate) struct FrontData {
 
 enum Connection {
     None,
-    /// The rings are published; the backend has not taken them yet.
-    Offered(Arc<Link>, Channel),
+    /// The rings are published, under this session number; the backend has not taken them yet.
+    Offered(Arc<Link>, Channel, u32),
     Up(Arc<Link>, #[allow(dead_code)] Watch<Renamed>),
 }
 
@@ -84,12 +86,30 @@ impl WatchHandler for Renamed {
 
 /// Reads what the backend calls this domain and itself.
 fn read_names(otherend: &CStr) -> Result<Above> {
-    let own = VmName {
-        mvm_ip: read_hex(otherend, node::MVM_IP)?,
-        vm_id: read_u32(otherend, node::VM_ID)?,
-    };
-    let mvm_id = read_u32(otherend, node::MVM_ID)?;
-    Ok(Above::Connected { own, mvm_id })
+    Transaction::snapshot(|t| {
+        let own = VmName {
+            mvm_ip: t.read_hex(otherend, node::MVM_IP)?,
+            vm_id: t.read_u32(otherend, node::VM_ID)?,
+        };
+        let mvm_id = t.read_u32(otherend, node::MVM_ID)?;
+        Ok(Above::Connected { own, mvm_id })
+    })
+}
+
+/// Publishes that this frontend starts, unless it is a new one.
+///
+/// `Initialising` is the toolstack's word for a new device: current kernels take it, where they
+/// did not expect it, as a sign that the toolstack made the device anew, and remove this one.
+fn start_anew(dev: &Device<Bound>) -> Result {
+    match dev.state() {
+        State::Initialising => Ok(()),
+        _ => dev.switch_state(State::InitWait),
+    }
+}
+
+/// Whether this end waits for the backend to be ready, and has nothing to lose yet.
+fn is_starting(dev: &Device<Bound>) -> bool {
+    matches!(dev.state(), State::Initialising | State::InitWait)
 }
 
 fn make_ring(dev: &Device<Bound>, order: u32) -> Result<GrantedPages> {
@@ -100,11 +120,18 @@ impl FrontData {
     /// Makes the rings and publishes them.
     fn offer(&self, dev: &Device<Bound>) -> Result {
         let otherend = dev.otherend();
-        if read_u32(otherend, node::BACKEND_PROTOCOL)? != PROTOCOL {
+        let (protocol, max_order, epoch) = Transaction::snapshot(|t| {
+            Ok((
+                t.read_u32(otherend, node::BACKEND_PROTOCOL)?,
+                t.read_u32(otherend, node::MAX_PAGE_ORDER)?,
+                t.read_u32(otherend, node::EPOCH)?,
+            ))
+        })?;
+        if protocol != PROTOCOL {
             return Err(EPROTONOSUPPORT);
         }
-        let order = read_u32(otherend, node::MAX_PAGE_ORDER)?.min(MAX_PAGE_ORDER);
-        let epoch = read_u32(otherend, node::EPOCH)?;
+        let order = max_order.min(MAX_PAGE_ORDER);
+        let session = xen::random();
 
         let link = Link::new(
             &self.bridge,
@@ -120,6 +147,7 @@ impl FrontData {
         Transaction::run(|t| {
             let dir = dev.nodename();
             t.write(dir, node::PROTOCOL, fmt!("{}", PROTOCOL))?;
+            t.write(dir, node::SESSION, fmt!("{}", session))?;
             t.write(dir, node::PAGE_ORDER, fmt!("{}", order))?;
             t.write(dir, node::EVENT_CHANNEL, fmt!("{}", port))?;
             for (prefix, ring) in [(node::TX_REF, &tx), (node::RX_REF, &rx)] {
@@ -136,19 +164,27 @@ impl FrontData {
             rx: Consumer::new(RingMemory::new(SharedPages::Granted(rx))?),
             event,
         };
-        *self.state.lock() = Connection::Offered(link, channel);
+        *self.state.lock() = Connection::Offered(link, channel, session);
         dev.switch_state(State::Initialised)
     }
 
     /// The backend has taken the rings: starts.
     fn connect(&self, dev: &Device<Bound>) -> Result {
         let mut state = self.state.lock();
-        let (link, channel) = match core::mem::replace(&mut *state, Connection::None) {
-            Connection::Offered(link, channel) => (link, channel),
-            other => {
-                *state = other;
-                return Ok(());
+        // A backend that shows an earlier session has not seen these rings yet.
+        let taken = match &*state {
+            Connection::Offered(_, _, session) => {
+                read_u32(dev.otherend(), node::SESSION)? == *session
             }
+            _ => false,
+        };
+        if !taken {
+            return Ok(());
+        }
+        let Connection::Offered(link, channel, _) =
+            core::mem::replace(&mut *state, Connection::None)
+        else {
+            return Ok(());
         };
         self.bridge.set_above(read_names(dev.otherend())?);
         let watch = Watch::new(
@@ -171,7 +207,7 @@ impl FrontData {
     /// Stops, whatever the state.
     fn disconnect(&self) {
         let old = core::mem::replace(&mut *self.state.lock(), Connection::None);
-        if let Connection::Up(link, _) | Connection::Offered(link, _) = &old {
+        if let Connection::Up(link, _) | Connection::Offered(link, ..) = &old {
             link.close();
         }
     }
@@ -189,7 +225,7 @@ impl Driver for Front {
             complaints: Complaints::new()?,
             state <- new_mutex!(Connection::None, "mgmtfront"),
             // The device may have been closed by an earlier incarnation of this module.
-            _: { dev.switch_state(State::Initialising)? },
+            _: { start_anew(dev)? },
         })
     }
 
@@ -201,10 +237,11 @@ impl Driver for Front {
                     return Verdict::Keep;
                 }
                 data.disconnect();
-                dev.switch_state(State::Initialising)
-                    .and_then(|()| data.offer(dev))
+                start_anew(dev).and_then(|()| data.offer(dev))
             }
             State::Connected => data.connect(dev),
+            // The backend still says goodbye to an earlier incarnation of this end.
+            State::Closing | State::Closed if is_starting(dev) => Ok(()),
             State::Closing | State::Closed => {
                 data.disconnect();
                 if dev.state() != State::Closed {
@@ -227,7 +264,10 @@ impl Driver for Front {
         Ok(())
     }
 
-    fn unbind(_dev: &Device<Core<'_>>, data: Pin<&FrontData>) {
+    fn unbind(dev: &Device<Core<'_>>, data: Pin<&FrontData>) {
+        // First, so that the backend does not take rings that are about to go. Nothing to do if it
+        // cannot be written: `Closed` follows.
+        let _ = dev.switch_state(State::Closing);
         data.disconnect();
     }
 }

@@ -26,3 +26,9 @@ pub(crate) fn is_initial_domain() -> bool {
     // SAFETY: A query without preconditions.
     unsafe { crate::bindings::mgmt_helper_xen_initial_domain() }
 }
+
+/// A random number.
+pub(crate) fn random() -> u32 {
+    // SAFETY: May be called from any context.
+    unsafe { crate::bindings::mgmt_helper_random() }
+}

@@ -9,7 +9,7 @@
 
 mod store;
 
-pub(crate) use store::{read_hex, read_u32, write, Transaction, Watch, WatchHandler};
+pub(crate) use store::{read_u32, write, Transaction, Watch, WatchHandler};
 
 use crate::bindings;
 use core::{
@@ -54,6 +54,9 @@ pub(crate) enum State {
 }
 
 impl State {
+    /// How [`State::Initialised`] stands in a `state` node.
+    pub(crate) const INITIALISED: u32 = bindings::xenbus_state_XenbusStateInitialised;
+
     const TABLE: [(Self, bindings::xenbus_state); 7] = [
         (Self::Unknown, bindings::xenbus_state_XenbusStateUnknown),
         (
@@ -323,12 +326,11 @@ impl Device {
         unsafe { CStr::from_char_ptr((*self.as_raw()).nodename) }
     }
 
-    /// Logs an error, publishes it in xenstore for the toolstack to see, and starts to close the
-    /// device. What a peer can provoke goes through [`Complaints`].
-    pub(crate) fn fatal(&self, error: Error, what: &CStr) {
+    /// Logs an error and publishes it in xenstore, for the toolstack to see.
+    fn error(&self, error: Error, what: &CStr) {
         // SAFETY: By the invariant, the device is valid; `what` is a C string.
         unsafe {
-            bindings::mgmt_helper_xenbus_dev_fatal(
+            bindings::mgmt_helper_xenbus_dev_error(
                 self.as_raw(),
                 error.to_errno(),
                 what.as_char_ptr(),
@@ -379,13 +381,17 @@ impl Complaints {
         Ok(Arc::new(Self(Atomic::new(false)), GFP_KERNEL)?)
     }
 
-    /// As [`Device::fatal`] the first time; after that, only starts to close the device.
-    pub(crate) fn fatal(&self, dev: &Device, error: Error, what: &CStr) {
+    /// Logs an error and publishes it in xenstore, the first time.
+    pub(crate) fn error(&self, dev: &Device, error: Error, what: &CStr) {
         if !self.0.xchg(true, Relaxed) {
-            dev.fatal(error, what);
-        } else {
-            // SAFETY: By the invariant of `Device`, it is valid.
-            unsafe { bindings::xenbus_switch_state(dev.as_raw(), State::Closing.as_raw()) };
+            dev.error(error, what);
         }
+    }
+
+    /// As [`Complaints::error`], and starts to close the device.
+    pub(crate) fn fatal(&self, dev: &Device, error: Error, what: &CStr) {
+        self.error(dev, error, what);
+        // SAFETY: By the invariant of `Device`, it is valid.
+        unsafe { bindings::xenbus_switch_state(dev.as_raw(), State::Closing.as_raw()) };
     }
 }

@@ -29,11 +29,16 @@ fn parse_u32(bytes: &[u8]) -> Result<u32> {
 /// Reads the node `dir`/`node` into memory of our own, once, and hands its bytes to `parse`.
 ///
 /// Whoever owns the node may have written anything, up to 4 KiB, and may write again meanwhile.
-fn read_with<R>(dir: &CStr, node: &CStr, parse: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+fn read_with<R>(
+    transaction: bindings::xenbus_transaction,
+    dir: &CStr,
+    node: &CStr,
+    parse: impl FnOnce(&[u8]) -> Result<R>,
+) -> Result<R> {
     let mut len: c_uint = 0;
     // SAFETY: Both are C strings and `len` is a place for the answer.
     let ptr = from_err_ptr(unsafe {
-        bindings::xenbus_read(NIL, dir.as_char_ptr(), node.as_char_ptr(), &mut len)
+        bindings::xenbus_read(transaction, dir.as_char_ptr(), node.as_char_ptr(), &mut len)
     })?;
     let ptr = NonNull::new(ptr.cast::<u8>()).ok_or(ENOENT)?;
     // SAFETY: `xenbus_read` returns a buffer of `len` bytes that is now ours.
@@ -43,33 +48,29 @@ fn read_with<R>(dir: &CStr, node: &CStr, parse: impl FnOnce(&[u8]) -> Result<R>)
     result
 }
 
-/// Reads an unsigned decimal number from the node `dir`/`node`.
+/// Reads an unsigned decimal number from the node `dir`/`node`, by itself.
 ///
 /// Returns `ENOENT` if there is none, `EINVAL` if it is no number, `ERANGE` if it does not fit.
 pub(crate) fn read_u32(dir: &CStr, node: &CStr) -> Result<u32> {
-    read_with(dir, node, parse_u32)
+    read_with(NIL, dir, node, parse_u32)
 }
 
-/// Reads exactly `N` bytes, written as `2 * N` hexadecimal digits, from the node `dir`/`node`.
-pub(crate) fn read_hex<const N: usize>(dir: &CStr, node: &CStr) -> Result<[u8; N]> {
-    read_with(dir, node, |bytes| {
-        if bytes.len() != 2 * N {
-            return Err(EINVAL);
-        }
-        let mut out = [0; N];
-        for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-            let digits = core::str::from_utf8(pair).map_err(|_| EINVAL)?;
-            // `from_str_radix` would take a sign.
-            if !pair.iter().all(u8::is_ascii_hexdigit) {
-                return Err(EINVAL);
-            }
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| EINVAL)?;
-        }
-        Ok(out)
-    })
+/// A number of `N` bytes, as a node holds it: `2 * N` hexadecimal digits.
+fn parse_hex<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
+    // `from_str_radix` would take a sign.
+    if bytes.len() != 2 * N || !bytes.iter().all(u8::is_ascii_hexdigit) {
+        return Err(EINVAL);
+    }
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+        let digits = core::str::from_utf8(pair).map_err(|_| EINVAL)?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| EINVAL)?;
+    }
+    Ok(out)
 }
 
-/// A transaction: what is written in it appears at once or not at all.
+/// A transaction: what is written in it appears at once or not at all, and what is read in it is
+/// of one moment.
 pub(crate) struct Transaction(bindings::xenbus_transaction);
 
 impl Transaction {
@@ -96,6 +97,28 @@ impl Transaction {
             }
         }
         Err(EAGAIN)
+    }
+
+    /// Runs `body`, which only reads, in a transaction.
+    pub(crate) fn snapshot<R>(body: impl FnOnce(&Transaction) -> Result<R>) -> Result<R> {
+        let mut raw = NIL;
+        // SAFETY: `raw` is a place for the answer.
+        to_result(unsafe { bindings::xenbus_transaction_start(&mut raw) })?;
+        let result = body(&Transaction(raw));
+        // SAFETY: The transaction was started above, and is not used any more. Nothing was written,
+        // so that there is nothing to commit.
+        unsafe { bindings::xenbus_transaction_end(raw, true) };
+        result
+    }
+
+    /// Reads an unsigned decimal number from the node `dir`/`node`, as [`read_u32`] does.
+    pub(crate) fn read_u32(&self, dir: &CStr, node: &CStr) -> Result<u32> {
+        read_with(self.0, dir, node, parse_u32)
+    }
+
+    /// Reads exactly `N` bytes, written as hexadecimal digits, from the node `dir`/`node`.
+    pub(crate) fn read_hex<const N: usize>(&self, dir: &CStr, node: &CStr) -> Result<[u8; N]> {
+        read_with(self.0, dir, node, parse_hex)
     }
 
     /// Writes the node `dir`/`node`.
