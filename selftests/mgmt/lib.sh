@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# What the tests in bash share: the module, the guests, and their channels.
+
+# shellcheck source=selftests/kselftest/ktap_helpers.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../kselftest/ktap_helpers.sh"
+
+PATH=/lab/bin:/usr/lib/xen-4.20/bin:$PATH
+MGMT_KO=${MGMT_KO:-/lab/mgmt.ko}
+read -r -a GUESTS <<<"${LAB_GUESTS-}"
+declare -A DOMID
+
+# need_lab [COUNT]: skips unless this is Dom0, with so many guests (2).
+need_lab() {
+	local name
+	grep -qs control_d /proc/xen/capabilities || skip "not Xen's Dom0"
+	[[ $(id -u) == 0 ]] || skip "not root"
+	command -v guest >/dev/null || skip "no guest command: not in the lab"
+	((${#GUESTS[@]} >= ${1:-2})) || skip "fewer than ${1:-2} guests in LAB_GUESTS"
+	for name in "${GUESTS[@]}"; do
+		DOMID[$name]=$(timeout 30 xl domid "$name") || skip "no domain $name"
+	done
+	G1=${GUESTS[0]}
+	G2=${GUESTS[1]}
+}
+
+# on DOMAIN COMMAND: runs it with the shell of dom0, or of a guest.
+on() {
+	if [[ $1 == dom0 ]]; then
+		timeout -k 5 60 bash -c "$2"
+	else
+		guest -T 60 "$1" "$2"
+	fi
+}
+
+loaded() {
+	on "$1" "grep -q '^mgmt ' /proc/modules"
+}
+
+load() {
+	local ko=/lab/mgmt.ko
+	[[ $1 != dom0 ]] || ko=$MGMT_KO
+	on "$1" "grep -q '^mgmt ' /proc/modules || insmod $ko"
+}
+
+unload() {
+	on "$1" "! grep -q '^mgmt ' /proc/modules || rmmod mgmt"
+}
+
+front_path() {
+	echo "/local/domain/${DOMID[$1]}/device/mgmt/0"
+}
+
+back_path() {
+	echo "/local/domain/0/backend/mgmt/${DOMID[$1]}/0"
+}
+
+# states GUEST: frontend's and backend's xenbus states, as "4 4"; - if there is none.
+states() {
+	local front back
+	front=$(xenstore-read "$(front_path "$1")/state" 2>/dev/null) || front=-
+	back=$(xenstore-read "$(back_path "$1")/state" 2>/dev/null) || back=-
+	echo "${front:--} ${back:--}"
+}
+
+connected() {
+	[[ $(states "$1") == "4 4" ]]
+}
+
+# wait_connected GUEST [SECONDS]
+wait_connected() {
+	within "${2:-20}" connected "$1" && return 0
+	echo "$1: frontend and backend are in states $(states "$1")"
+	xenstore-ls "$(front_path "$1")"
+	xenstore-ls "$(back_path "$1")"
+	xenstore-ls "/local/domain/${DOMID[$1]}/error" 2>/dev/null
+	xenstore-ls "/local/domain/0/error" 2>/dev/null
+	return 1
+}
+
+# ready [GUEST...]: module loaded, attached, connected; ends the case otherwise.
+ready() {
+	local name
+	(($#)) || set -- "${GUESTS[@]}"
+	load dom0 || die "cannot load the module in Dom0"
+	for name; do
+		load "$name" || die "cannot load the module in $name"
+		timeout 30 mgmtctl attach --if-needed "$name" || die "cannot attach $name"
+	done
+	for name; do
+		wait_connected "$name" || die "$name does not connect"
+	done
+}
+
+# round_trip GUEST [COUNT]: requests from Dom0, and replies of a program there.
+round_trip() {
+	local app=Rt$RANDOM count=${2:-3} status=0 log
+	log=$(mktemp)
+	guest -T 40 "$1" "mgmt-test --timeout 30 echo $app --count $count" >"$log" 2>&1 &
+	timeout 45 mgmt-test --timeout 30 pingpong --to "$app@vm:${DOMID[$1]}" --app "Ping$app" \
+		--count "$count" --wait 20 || status=$?
+	wait $! || status=$?
+	((status == 0)) || cat "$log"
+	rm -f "$log"
+	return "$status"
+}
+
+# counter GUEST FIELD: of MGMT_IOC_LINK.
+counter() {
+	python3 "$(dirname "${BASH_SOURCE[0]}")/mgmt.py" counter "${DOMID[$1]}" "$2"
+}
+
+# Lines of a kernel log that nothing may cause.
+TROUBLE='BUG: |Oops|Kernel panic|WARNING: |general protection fault|blocked for more than|self-detected stall|rcu: INFO: .*stall|rcu: .*starved|unable to handle|refcount_t: |list_(add|del) corruption|Objects remaining|Poison overwritten|Bad page state|possible recursive locking'

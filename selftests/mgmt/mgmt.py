@@ -1,0 +1,451 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""A client of /dev/mgmt in plain Python, and what the tests in Python share.
+
+    with File("Power") as f:
+        f.write(message("Agent", vm(3), b"hello"))
+        answer = f.read(5)
+
+GuestFile is the same in a guest of the lab, through nothing but its shell.
+"""
+
+import base64
+import errno
+import fcntl
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+import traceback
+
+DEVICE = "/dev/mgmt"
+os.environ["PATH"] = "/lab/bin:/usr/lib/xen-4.20/bin:" + os.environ.get("PATH", "")
+
+# -- include/uapi/mgmt.h --
+
+HEADER_LEN = 192
+MAX_MESSAGE = 65536
+
+
+def _ioc(direction, number, size):
+    return direction << 30 | size << 16 | 0xCE << 8 | number
+
+
+BIND = struct.Struct("<32sI28s")
+INFO = struct.Struct("<II32s32sIIII32s")
+MVM = struct.Struct("<16s16s")
+LINK = struct.Struct("<IIQQQQQQIII20s")
+IOC_BIND = _ioc(1, 1, BIND.size)
+IOC_INFO = _ioc(2, 2, INFO.size)
+IOC_SET_MVM = _ioc(1, 3, MVM.size)
+IOC_LINK = _ioc(3, 4, LINK.size)
+UPLINK = 0xFFFFFFFF
+
+INFO_BOUND, INFO_UPLINK, INFO_MVM = 1, 2, 4
+
+# -- docs/wire-format.md --
+
+DISCOVER, ESTABLISH, DATA, TERMINATE, PRESENCE, REPLY, UNDELIVERABLE = range(1, 8)
+BROADCAST, REQUEST, NO_UNDELIVERABLE = 1, 2, 4
+NO_COMPONENT, NO_ENDPOINT, DENIED, SHARE, PEER_GONE, DEADLINE, TOO_LARGE, HOPS = range(1, 9)
+
+UNSPECIFIED = bytes(32)
+SELF = bytes([4]) + bytes(31)
+MVM_COMPONENT = bytes([5]) + bytes(31)
+
+
+def vm(vm_id, ip=bytes(16)):
+    """The component VM <MVM_IP, VM_ID>; without an address, of the sender's platform."""
+    return struct.pack("<BBH16sI8s", 1, 20, 0, ip, vm_id, b"")
+
+
+def stable(uuid):
+    return struct.pack("<BBH16s12s", 2, 16, 0, uuid, b"")
+
+
+def hardware(serial):
+    return struct.pack("<BBH28s", 3, len(serial), 0, serial)
+
+
+def app_id(name):
+    raw = name if isinstance(name, bytes) else name.encode()
+    return raw.ljust(32, b"\0")
+
+
+class Message:
+    """A message: its header's fields and its payload."""
+
+    LAYOUT = struct.Struct("<BBBBHHIIQQII24s32s32s32s32s")
+    FIELDS = (
+        "version kind priority hops flags reason length app_header_length sequence correlation "
+        "deadline_ms epoch reserved source_component source_app component app"
+    ).split()
+
+    def __init__(self, **fields):
+        self.payload = fields.pop("payload", b"")
+        defaults = {
+            "version": 1,
+            "kind": DATA,
+            "length": len(self.payload),
+            "reserved": bytes(24),
+            "source_component": UNSPECIFIED,
+            "source_app": bytes(32),
+            "component": UNSPECIFIED,
+            "app": bytes(32),
+        }
+        for name in self.FIELDS:
+            setattr(self, name, fields.pop(name, defaults.get(name, 0)))
+        if fields:
+            raise TypeError(f"no field {fields}")
+
+    @classmethod
+    def decode(cls, data):
+        values = cls.LAYOUT.unpack_from(data)
+        return cls(payload=data[HEADER_LEN:], **dict(zip(cls.FIELDS, values)))
+
+    def encode(self):
+        return self.LAYOUT.pack(*(getattr(self, name) for name in self.FIELDS)) + self.payload
+
+    def __repr__(self):
+        shown = {n: getattr(self, n) for n in self.FIELDS}
+        for name, value in shown.items():
+            if isinstance(value, bytes):
+                shown[name] = value.rstrip(b"\0").hex() if "component" in name else value.rstrip(b"\0")
+        return f"<{' '.join(f'{n}={v}' for n, v in shown.items() if v)} payload={len(self.payload)}B>"
+
+
+def message(app, component, payload=b"", **fields):
+    return Message(app=app_id(app), component=component, payload=payload, **fields)
+
+
+class File:
+    """An open /dev/mgmt of this domain."""
+
+    def __init__(self, app=None, nonblock=False):
+        self.fd = os.open(DEVICE, os.O_RDWR | (os.O_NONBLOCK if nonblock else 0))
+        if app is not None:
+            self.bind(app)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def nonblock(self, on):
+        os.set_blocking(self.fd, not on)
+
+    def bind(self, app, flags=0, reserved=bytes(28)):
+        fcntl.ioctl(self.fd, IOC_BIND, BIND.pack(app_id(app), flags, reserved))
+
+    def info(self):
+        data = fcntl.ioctl(self.fd, IOC_INFO, bytes(INFO.size))
+        names = "abi flags component app max_payload queue_bytes links endpoints reserved".split()
+        return dict(zip(names, INFO.unpack(data)))
+
+    def link(self, link_id):
+        data = fcntl.ioctl(self.fd, IOC_LINK, LINK.pack(link_id, *[0] * 10, bytes(20)))
+        names = (
+            "id state rx_messages rx_bytes tx_messages tx_bytes undeliverable stalls "
+            "queued_messages queued_bytes epoch reserved"
+        ).split()
+        return dict(zip(names, LINK.unpack(data)))
+
+    def poll(self, timeout=0.0):
+        """The events that hold, of all that there are."""
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN | select.POLLOUT | select.POLLPRI)
+        return dict(poller.poll(timeout * 1000)).get(self.fd, 0)
+
+    def readable(self, timeout=0.0):
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        return bool(dict(poller.poll(timeout * 1000)).get(self.fd, 0) & select.POLLIN)
+
+    def write(self, what):
+        data = what.encode() if isinstance(what, Message) else what
+        written = os.write(self.fd, data)
+        if written != len(data):
+            raise Failure(f"write took {written} of {len(data)} bytes")
+
+    def read(self, timeout=10.0, size=MAX_MESSAGE):
+        """The next message, or None if there is none in time."""
+        if not self.readable(timeout):
+            return None
+        return Message.decode(os.read(self.fd, size))
+
+
+RELAY = r"""
+exec 3<>/dev/mgmt || exit 3
+f=/tmp/relay.$$
+while read -r op arg more; do
+	case $op in
+	b) e=$( (printf 'bind %s\n' "$arg" >&3) 2>&1) && echo ok || echo "error $e" ;;
+	w) echo "$arg" | base64 -d >$f
+	   e=$(dd if=$f bs=65536 count=1 2>&1 >&3) && echo ok || echo "error $(echo $e)" ;;
+	r) if timeout "$arg" dd bs=65536 count=1 <&3 >$f 2>/dev/null; then base64 -w0 $f; echo; else echo none; fi ;;
+	h) i=0; while [ $i -lt $arg ]; do
+	     timeout $more dd bs=65536 count=1 <&3 >$f 2>/dev/null || break
+	     head -c 192 $f | base64 -w0; echo; i=$((i + 1))
+	   done; echo end ;;
+	esac
+done
+rm -f $f
+"""
+
+ERRNO = {os.strerror(n): n for n in errno.errorcode}
+
+
+class GuestFile:
+    """An open /dev/mgmt of a guest."""
+
+    def __init__(self, guest, app=None):
+        self.guest = guest
+        self.process = subprocess.Popen(
+            ["guest", "-i", guest, RELAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self._rest = b""
+        if app is not None:
+            self.bind(app)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Closes the file there; returns when that is done."""
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                raise Failure(f"{self.guest}: closing /dev/mgmt hangs") from None
+
+    def _line(self, timeout):
+        end = time.monotonic() + timeout
+        while b"\n" not in self._rest:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+                raise Failure(f"{self.guest}: no answer within {timeout} s")
+            data = os.read(self.process.stdout.fileno(), 65536)
+            if not data:
+                raise Failure(f"{self.guest}: the shell there ended ({self.process.wait()})")
+            self._rest += data
+        line, self._rest = self._rest.split(b"\n", 1)
+        return line.decode()
+
+    def _ask(self, command, timeout=30):
+        self.process.stdin.write(command.encode() + b"\n")
+        return self._line(timeout)
+
+    def _do(self, command):
+        answer = self._ask(command)
+        if answer == "ok":
+            return
+        for text, number in ERRNO.items():
+            if f": {text} " in f"{answer} ":
+                raise OSError(number, text)
+        raise Failure(f"{self.guest}: {answer}")
+
+    def bind(self, app):
+        self._do(f"b {app}")
+
+    def write(self, what):
+        data = what.encode() if isinstance(what, Message) else what
+        self._do(f"w {base64.b64encode(data).decode()}")
+
+    def read(self, timeout=10):
+        answer = self._ask(f"r {timeout}", timeout + 30)
+        return None if answer == "none" else Message.decode(base64.b64decode(answer))
+
+    def headers(self, most, timeout=2):
+        """Reads up to so many messages and returns them without their payloads."""
+        found = []
+        line = self._ask(f"h {most} {timeout}", 120)
+        while line != "end":
+            found.append(Message.decode(base64.b64decode(line)))
+            line = self._line(120)
+        return found
+
+
+# -- the lab --
+
+
+def guests():
+    return os.environ.get("LAB_GUESTS", "").split()
+
+
+def domid(name):
+    return int(subprocess.run(["xl", "domid", name], capture_output=True, check=True, timeout=30).stdout)
+
+
+def run(*command, timeout=60):
+    """Runs it; returns status and output, errors included."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
+    )
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def in_guest(name, command, timeout=60):
+    return run("guest", "-T", str(timeout), name, command, timeout=timeout + 10)
+
+
+def must(*command, timeout=60):
+    status, output = run(*command, timeout=timeout)
+    if status:
+        raise Failure(f"{' '.join(command)}: status {status}: {output.strip()}")
+    return output.strip()
+
+
+def xenstore(path):
+    return must("xenstore-read", path)
+
+
+def ready():
+    """Module loaded, guests attached and connected: what lib.sh's ready does."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    must("bash", "-c", f". {here}/lib.sh; need_lab 2; test_ready() {{ ready; }}; (ktap_case test_ready)", timeout=120)
+
+
+def until(condition, timeout=10.0):
+    """Whether the condition comes true in time."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def meminfo(field):
+    """KiB."""
+    with open("/proc/meminfo") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(field + ":"))
+
+
+# -- KTAP --
+
+CASES = []
+
+
+class Failure(Exception):
+    """A check that cannot be gone on after."""
+
+
+class Skip(Exception):
+    """The case cannot be run here."""
+
+
+class _TimeUp(BaseException):
+    pass
+
+
+_failed = []
+
+
+def case(function=None, *, timeout=60):
+    """Marks a test case; its name, or the first line of its doc string, is its title."""
+
+    def mark(f):
+        CASES.append((f, timeout))
+        return f
+
+    return mark(function) if function else mark
+
+
+def fail(text):
+    """Fails the case and goes on."""
+    frame = sys._getframe(1)
+    while frame and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}: " if frame else ""
+    _failed.append(text)
+    print("\n".join("# " + line for line in f"FAIL {where}{text}".splitlines()), flush=True)
+
+
+def check(condition, text):
+    if not condition:
+        fail(text)
+    return bool(condition)
+
+
+def equal(text, wanted, got):
+    return check(wanted == got, f"{text}: expected {wanted!r}, got {got!r}")
+
+
+def raises(number, text, function, *args, **kwargs):
+    """The call must fail with this errno."""
+    name = errno.errorcode[number]
+    try:
+        result = function(*args, **kwargs)
+    except OSError as e:
+        return check(e.errno == number, f"{text}: expected {name}, got {errno.errorcode.get(e.errno, e.errno)}")
+    return check(False, f"{text}: expected {name}, but it succeeded ({result!r})")
+
+
+def note(text):
+    print(f"# {text}", flush=True)
+
+
+def _alarm(*_):
+    raise _TimeUp
+
+
+def main(need_guests=2):
+    """Runs the cases; does not return."""
+    problem = None
+    if not os.path.exists("/proc/xen/capabilities") or "control_d" not in open("/proc/xen/capabilities").read():
+        problem = "not Xen's Dom0"
+    elif len(guests()) < need_guests:
+        problem = f"fewer than {need_guests} guests in LAB_GUESTS"
+    print("TAP version 13")
+    if problem:
+        print(f"1..0 # SKIP {problem}")
+        sys.exit(4)
+    chosen = [c for c in CASES if len(sys.argv) < 2 or c[0].__name__ in sys.argv[1:]]
+    print(f"1..{len(chosen)}", flush=True)
+    counts = {"pass": 0, "fail": 0, "skip": 0}
+    for number, (function, timeout) in enumerate(chosen, 1):
+        title = (function.__doc__ or function.__name__.replace("_", " ")).strip().splitlines()[0].rstrip(".")
+        _failed.clear()
+        signal.signal(signal.SIGALRM, _alarm)
+        signal.alarm(timeout)
+        outcome, directive = "pass", ""
+        try:
+            function()
+        except Skip as e:
+            outcome, directive = "skip", f" # SKIP {e}"
+        except Failure as e:
+            fail(str(e))
+        except _TimeUp:
+            fail(f"no end within {timeout} s, here:\n{traceback.format_exc()}")
+        except Exception:
+            fail(traceback.format_exc())
+        finally:
+            signal.alarm(0)
+        if _failed:
+            outcome, directive = "fail", ""
+        counts[outcome] += 1
+        print(f"{'not ok' if outcome == 'fail' else 'ok'} {number} {title}{directive}", flush=True)
+    print(f"# Totals: pass:{counts['pass']} fail:{counts['fail']} xfail:0 xpass:0 skip:{counts['skip']} error:0")
+    sys.exit(1 if counts["fail"] else 0 if counts["pass"] else 4)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["counter"]:
+        with File() as link_file:
+            print(link_file.link(int(sys.argv[2]))[sys.argv[3]])
+    else:
+        sys.exit(__doc__)
