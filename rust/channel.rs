@@ -37,10 +37,10 @@ pub(crate) mod node {
     pub(crate) const PAGE_ORDER: &CStr = c"ring-page-order";
     /// Frontend: its event channel.
     pub(crate) const EVENT_CHANNEL: &CStr = c"event-channel";
-    /// Frontend: grants of the ring to the backend; the number of the page follows.
-    pub(crate) const TX_REF: &str = "tx-ring-ref-";
-    /// Frontend: grants of the ring to the frontend; the number of the page follows.
-    pub(crate) const RX_REF: &str = "rx-ring-ref-";
+    /// Frontend: grants of the pages of the ring to the backend, in order.
+    pub(crate) const TX_REFS: &CStr = c"tx-ring-refs";
+    /// Frontend: grants of the pages of the ring to the frontend, in order.
+    pub(crate) const RX_REFS: &CStr = c"rx-ring-refs";
 }
 
 /// Two rings and an event channel.

@@ -46,7 +46,6 @@ use kernel::{
     fmt,
     new_mutex,
     prelude::*,
-    str::CString,
     sync::{aref::ARef, Arc, Mutex}, //
 };
 
@@ -96,20 +95,18 @@ impl Offer {
             if order > MAX_PAGE_ORDER {
                 return Err(EINVAL);
             }
-            let refs = |prefix: &str| {
+            let refs = |node| {
                 let mut refs = [0; MAX_PAGES];
-                for (i, gref) in refs.iter_mut().take(ring_pages(order)).enumerate() {
-                    let name = CString::try_from_fmt(fmt!("{}{}", prefix, i))?;
-                    *gref = t.read_u32(dir, &name)?;
-                }
+                let used = refs.get_mut(..ring_pages(order)).ok_or(EINVAL)?;
+                t.read_list(dir, node, used)?;
                 Ok::<_, Error>(refs)
             };
             Ok(Some(Self {
                 session: t.read_u32(dir, node::SESSION)?,
                 order,
                 port: t.read_u32(dir, node::EVENT_CHANNEL)?,
-                tx: refs(node::TX_REF)?,
-                rx: refs(node::RX_REF)?,
+                tx: refs(node::TX_REFS)?,
+                rx: refs(node::RX_REFS)?,
             }))
         })
     }

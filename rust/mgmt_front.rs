@@ -25,7 +25,7 @@ use crate::{
     xen::{
         self,
         event::EventChannel,
-        grant::{GrantedPages, SharedPages},
+        grant::{GrantRef, GrantedPages, SharedPages},
         ring::{ring_pages, RingMemory, MAX_PAGE_ORDER},
         xenbus::{
             self,
@@ -45,6 +45,7 @@ use crate::{
 };
 use kernel::{
     device::{Bound, Core},
+    fmt,
     new_mutex,
     prelude::*,
     str::CString,
@@ -81,6 +82,18 @@ impl WatchHandler for Renamed {
         if let Err(e) = read_names(&self.otherend).map(|above| self.bridge.set_above(above)) {
             pr_warn!("cannot read the management VM's names: {:?}\n", e);
         }
+    }
+}
+
+/// Numbers, separated by spaces.
+struct List<'a>(&'a [GrantRef]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, number) in self.0.iter().enumerate() {
+            write!(f, "{}{number}", if i == 0 { "" } else { " " })?;
+        }
+        Ok(())
     }
 }
 
@@ -150,13 +163,8 @@ impl FrontData {
             t.write(dir, node::SESSION, fmt!("{}", session))?;
             t.write(dir, node::PAGE_ORDER, fmt!("{}", order))?;
             t.write(dir, node::EVENT_CHANNEL, fmt!("{}", port))?;
-            for (prefix, ring) in [(node::TX_REF, &tx), (node::RX_REF, &rx)] {
-                for (i, gref) in ring.refs().iter().enumerate() {
-                    let name = CString::try_from_fmt(fmt!("{}{}", prefix, i))?;
-                    t.write(dir, &name, fmt!("{}", gref))?;
-                }
-            }
-            Ok(())
+            t.write(dir, node::TX_REFS, fmt!("{}", List(tx.refs())))?;
+            t.write(dir, node::RX_REFS, fmt!("{}", List(rx.refs())))
         })?;
 
         let channel = Channel {

@@ -31,12 +31,21 @@ port() {
 }
 mkfifo /run/lab/hostlog /run/lab/output
 log_port=$(port log) out_port=$(port output) files_port=$(port files)
-exec 3<>/run/lab/hostlog
-busybox cat /run/lab/hostlog >"$log_port" 3>&- &
 say() { printf 'dom0\t%s\t%s\n' "$1" "$2" >&3; }
 
-# give_up REASON, or hung REASON: bring back what is known, tell why, and wait for
-# the launcher's end.
+# Bring back what Dom0 knows of a failure.
+collect() {
+	d=/lab/out/dom0
+	mkdir -p $d
+	ps -eLo pid,tid,stat,wchan:24,time,args >$d/ps
+	dmesg >$d/dmesg
+	timeout 10 xl list >$d/xl-list 2>&1
+	timeout 10 xenstore-ls -f >$d/xenstore 2>&1
+	cp /run/lab/guest/*.hang $d/ 2>/dev/null
+	timeout 20 tar -C /lab/out -cf "$files_port" .
+}
+
+# Then tell why, and wait for the launcher's end.
 give_up() {
 	tell fail "$1"
 }
@@ -46,17 +55,21 @@ hung() {
 }
 
 tell() {
-	d=/lab/out/dom0
-	mkdir -p $d
-	ps -eLo pid,tid,stat,wchan:24,time,args >$d/ps
-	dmesg >$d/dmesg
-	timeout 10 xl list >$d/xl-list 2>&1
-	timeout 10 xenstore-ls -f >$d/xenstore 2>&1
-	cp /run/lab/guest/*.hang $d/ 2>/dev/null
-	timeout 10 tar -C /lab/out -cf "$files_port" .
+	collect
 	say "$1" "$2"
 	while :; do sleep 60; done
 }
+
+exec 3<>/run/lab/hostlog
+(
+	exec 3>&- 4<>"$log_port"
+	busybox cat /run/lab/hostlog >&4 &
+	# The one question of the launcher: what is going on?  When time is up.
+	while read -r _ <&4; do
+		collect
+		printf 'dom0\t%s\t%s\n' "done" 124 >/run/lab/hostlog
+	done
+) &
 
 (
 	while :; do

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import re
@@ -313,6 +314,11 @@ class Host:
             elif name not in self.silent:
                 self.silent.add(name)
                 self.say(f"{name}: no sign of life for {quiet:.0f} s")
+
+    def ask(self, question: str) -> None:
+        """A line for Dom0's init."""
+        with contextlib.suppress(OSError):
+            self.ports["log"].sendall(question.encode() + b"\n")
 
     def ask_xen(self) -> None:
         """Have Xen tell of its domains, for the log: it answers when Dom0 does not."""

@@ -581,7 +581,8 @@ static struct client {
 } clients[JOBS];
 
 static const char *guest_name;
-static int hostlog = -1, logfile = -1, up, damaged;
+static int hostlog = -1, logfile = -1, damaged;
+static int up;			/* -1: it panicked */
 static double last_beat;
 
 /* One line to the guest's log in Dom0 and, with its name, to the launcher. */
@@ -662,7 +663,7 @@ static void serve_line(char *line)
 		if (*line)
 			log_line("l", line);
 		if (strstr(line, "Kernel panic - not syncing")) {
-			up = 0;
+			up = -1;
 			log_line("s", "panicked");
 			for (int i = 0; i < JOBS; i++)
 				if (clients[i].fd)
@@ -717,6 +718,10 @@ static void serve_client(struct client *c)
 		return;
 	case 'x':
 	case 't':
+		if (up < 0) {
+			client_fail(c, "the guest panicked");
+			return;
+		}
 		c->started = 1;
 		/* fall through */
 	case 'c':
@@ -836,7 +841,8 @@ static void packet_send(int s, char type, const void *data, int len)
 		die("guest: %m");
 }
 
-/* Seconds since the agent's last sign of life; -1: not up yet, -2: no such guest. */
+/* Seconds since the agent's last sign of life; -1: not up yet, -2: no such guest,
+ * -3: it panicked. */
 static double client_age(const char *name)
 {
 	struct packet p;
@@ -853,7 +859,7 @@ static double client_age(const char *name)
 		sscanf((char *)p.data, "%d %lf", &up_now, &age);
 	}
 	close(s);
-	return up_now ? age : -1;
+	return up_now < 0 ? -3 : up_now ? age : -1;
 }
 
 static int run(int argc, char **argv)
@@ -1005,6 +1011,8 @@ int main(int argc, char **argv)
 
 		if (age == -2)
 			puts("gone");
+		else if (age == -3)
+			puts("panicked");
 		else if (age < 0)
 			puts("starting");
 		else

@@ -102,10 +102,21 @@ class Session:
                 host.watch()
             if self.args.timeout and self.now() > self.args.timeout:
                 first.fail("TIMEOUT", f"no end after {self.args.timeout:.0f} s")
+                self._ask_dom0(selector)
         for host in self.hosts:
             host.drain()
             if any(h.failure for h in self.hosts):
                 host.ask_xen()
+
+    def _ask_dom0(self, selector: selectors.BaseSelector) -> None:
+        """When time is up: /lab/out, and what Dom0 knows, if it still answers."""
+        self.first.ask("what is going on?")
+        end = self.now() + 30
+        while self.now() < end and not self.first.done and self.first.alive():
+            for key, _ in selector.select(0.5):
+                host, name = key.data
+                if host is not None and not host.receive(name):
+                    selector.unregister(key.fileobj)
 
     def _make_raw(self) -> None:
         if sys.stdin.isatty():

@@ -55,6 +55,18 @@ pub(crate) fn read_u32(dir: &CStr, node: &CStr) -> Result<u32> {
     read_with(NIL, dir, node, parse_u32)
 }
 
+/// Numbers, as a node holds them: separated by one space each, as many as `out` has places.
+fn parse_list(bytes: &[u8], out: &mut [u32]) -> Result {
+    let mut words = bytes.split(|&b| b == b' ');
+    for place in out {
+        *place = parse_u32(words.next().ok_or(EINVAL)?)?;
+    }
+    match words.next() {
+        None => Ok(()),
+        Some(_) => Err(EINVAL),
+    }
+}
+
 /// A number of `N` bytes, as a node holds it: `2 * N` hexadecimal digits.
 fn parse_hex<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
     // `from_str_radix` would take a sign.
@@ -119,6 +131,11 @@ impl Transaction {
     /// Reads exactly `N` bytes, written as hexadecimal digits, from the node `dir`/`node`.
     pub(crate) fn read_hex<const N: usize>(&self, dir: &CStr, node: &CStr) -> Result<[u8; N]> {
         read_with(self.0, dir, node, parse_hex)
+    }
+
+    /// Reads exactly `out.len()` decimal numbers, separated by spaces, from the node `dir`/`node`.
+    pub(crate) fn read_list(&self, dir: &CStr, node: &CStr, out: &mut [u32]) -> Result {
+        read_with(self.0, dir, node, |bytes| parse_list(bytes, out))
     }
 
     /// Writes the node `dir`/`node`.

@@ -45,7 +45,7 @@ pub enum Component {
     Mvm,
 }
 
-/// A hardware serial number: 1 to 28 printable ASCII characters.
+/// A hardware serial number: 1 to 28 visible ASCII characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Serial {
     // Zero behind `len`, so that derived equality is equality of the names.

@@ -265,6 +265,8 @@ impl Header {
             reason,
             length: 0,
             app_header_length: 0,
+            // It is news, however late.
+            deadline_ms: 0,
             source: self.destination,
             destination: self.source,
             ..*self
