@@ -25,6 +25,9 @@ struct Diagram {
     mark: Option<(f64, &'static str)>,
     /// Held until the next report, as a state is; not joined by slopes.
     steps: bool,
+    /// `value`, `top` and the mark are decimal logarithms: starved and served differ too much for
+    /// one linear scale.
+    logarithmic: bool,
 }
 
 /// Draws the trace `rows` to the file `svg`.
@@ -38,25 +41,28 @@ fn drawn(rows: &[Row], svg: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let seconds = (with_end + end(rows, Phase::Relaxed))
         .max(end(rows, Phase::Without))
         .max(1.0);
-    let latency = |row: &Row| f64::from(row.p95_us) / 1000.0;
-    let top_latency = rows.iter().map(latency).fold(10.0, f64::max) * 1.05;
+    let top_latency = rows.iter().map(latency).fold(2.0, f64::max).ceil();
+    let top_cap = rows.iter().map(|row| row.cap).max().unwrap_or(0).max(10);
+    // The SLA of the parts that are drawn; agents begin with one of their own.
     let sla = rows
         .last()
-        .map_or(0.0, |row| f64::from(row.sla_us) / 1000.0);
+        .map_or(1.0, |row| f64::from(row.sla_us) / 1000.0);
     let diagrams = [
         Diagram {
             title: "performance state: cap, % of a CPU",
-            top: 105.0,
+            top: f64::from(top_cap) * 1.1,
             value: |row| f64::from(row.cap),
             mark: None,
             steps: true,
+            logarithmic: false,
         },
         Diagram {
-            title: "response time, 95th percentile, ms",
+            title: "response time, 95th percentile, ms (logarithmic)",
             top: top_latency,
-            value: |row| f64::from(row.p95_us) / 1000.0,
-            mark: Some((sla, "SLA")),
+            value: latency,
+            mark: Some((sla.max(1.0).log10(), "SLA")),
             steps: false,
+            logarithmic: true,
         },
         Diagram {
             title: "violations, % of the epoch's requests",
@@ -64,6 +70,7 @@ fn drawn(rows: &[Row], svg: &Path) -> Result<(), Box<dyn std::error::Error>> {
             value: |row| f64::from(row.violations) * 100.0 / f64::from(row.requests.max(1)),
             mark: None,
             steps: false,
+            logarithmic: false,
         },
         Diagram {
             title: "utilization, % of the allotted CPU",
@@ -71,6 +78,7 @@ fn drawn(rows: &[Row], svg: &Path) -> Result<(), Box<dyn std::error::Error>> {
             value: |row| f64::from(row.utilization) / 10.0,
             mark: Some((80.0, "lower below")),
             steps: false,
+            logarithmic: false,
         },
     ];
 
@@ -104,9 +112,16 @@ fn drawn(rows: &[Row], svg: &Path) -> Result<(), Box<dyn std::error::Error>> {
                 .configure_mesh()
                 .light_line_style(WHITE)
                 .x_labels(10)
-                .y_labels(6)
+                .y_labels(if diagram.logarithmic {
+                    diagram.top as usize + 1
+                } else {
+                    6
+                })
                 .x_label_formatter(&|x| format!("{x:.0} s"))
-                .y_label_formatter(&|y| format!("{y:.0}"))
+                .y_label_formatter(&|&y| match diagram.logarithmic {
+                    true => format!("{:.0}", 10f64.powf(y)),
+                    false => format!("{y:.0}"),
+                })
                 .draw()?;
             if with_end > 0.0 && with_end < seconds {
                 // From here on the load is lower.
@@ -127,6 +142,11 @@ fn drawn(rows: &[Row], svg: &Path) -> Result<(), Box<dyn std::error::Error>> {
     }
     root.present()?;
     Ok(())
+}
+
+/// The decimal logarithm of the response time in milliseconds, from 1 ms on.
+fn latency(row: &Row) -> f64 {
+    (f64::from(row.p95_us) / 1000.0).max(1.0).log10()
 }
 
 fn points(series: &[(f64, &Row)], diagram: &Diagram) -> Vec<(f64, f64)> {
