@@ -71,6 +71,7 @@ exec 3<>/run/lab/hostlog
 	done
 ) &
 
+labcon kmsg 3>&- &
 (
 	while :; do
 		read -r up _ </proc/uptime

@@ -142,7 +142,8 @@ class Host:
         ]  # fmt: skip
         if a.vcpus == 1:
             xen.append("dom0_vcpus_pin")
-        linux = ["console=hvc0", "clocksource=xen", "tsc=unstable", "panic=-1"]
+        # The serial line is slow: warnings go there, all comes over the log port.
+        linux = ["console=hvc0", "loglevel=5", "clocksource=xen", "tsc=unstable", "panic=-1"]
         # In QEMU's -initrd a comma ends the module.
         dom0_args = words(linux, a.dom0_args).replace(",", ",,")
         command = [
@@ -252,7 +253,7 @@ class Host:
     def _console(self, line: str) -> None:
         if not any(name == "Xen" for name, _ in self.phases):
             self.phase("Xen")
-        if "Linux version" in line:
+        if line.startswith("(XEN) Freed ") and line.endswith("init memory"):
             self.phase("Dom0 kernel")
         self.domains["dom0"].line(line, self.clock())
         if self._crash is None and CRASH.search(line):

@@ -2,12 +2,13 @@
 /*
  * labcon - commands in a guest, over nothing but its Xen console.
  *
- * One static program with three faces, chosen by its first argument:
+ * One static program with several faces, chosen by its first argument:
  *
  *   labcon agent                in the guest: owns /dev/hvc0, runs what it is told
  *   labcon serve NAME TTY       in Dom0, one per guest: owns the console's pty,
  *                               offers a unix socket, and writes the guest's log
  *   labcon run|wait|status ...  in Dom0: the client behind `guest`
+ *   labcon kmsg                 in Dom0: its kernel's log, for the launcher
  *
  * The console carries lines.  A line that starts with "~L" is a frame; every
  * other line is console text, and is logged:
@@ -438,20 +439,20 @@ static void pump_in(struct job *j)
 	}
 }
 
-static void forward_kmsg(int fd)
+/* The next record of the kernel's log as a line of at most CHUNK bytes; 0: none. */
+static int kmsg_line(int fd, char *out)
 {
-	char buf[8192], out[CHUNK + 1], *msg, *p;
+	char buf[8192], *msg, *p;
 	unsigned prio;
 	unsigned long long usec;
 	ssize_t n;
-	int left = 200;
 
-	while (left-- && (n = read(fd, buf, sizeof(buf) - 1)) != 0) {
-		if (n < 0) {
-			if (errno == EPIPE)
-				continue;
-			return;
-		}
+	for (;;) {
+		n = read(fd, buf, sizeof(buf) - 1);
+		if (n < 0 && errno == EPIPE)	/* overwritten before we came */
+			continue;
+		if (n <= 0)
+			return 0;
 		buf[n] = 0;
 		msg = strchr(buf, ';');
 		if (!msg || sscanf(buf, "%u,%*u,%llu", &prio, &usec) != 2)
@@ -459,9 +460,18 @@ static void forward_kmsg(int fd)
 		p = strchr(++msg, '\n');
 		if (p)
 			*p = 0;
-		n = snprintf(out, sizeof(out), "<%u>[%5llu.%06llu] %s", prio & 7, usec / 1000000, usec % 1000000, msg);
-		frame_send(tty, 0, 'l', 0, out, n > CHUNK ? CHUNK : n);
+		n = snprintf(out, CHUNK + 1, "<%u>[%5llu.%06llu] %s", prio & 7, usec / 1000000, usec % 1000000, msg);
+		return n > CHUNK ? CHUNK : n;
 	}
+}
+
+static void forward_kmsg(int fd)
+{
+	char out[CHUNK + 1];
+	int n;
+
+	for (int i = 0; i < 200 && (n = kmsg_line(fd, out)) > 0; i++)
+		frame_send(tty, 0, 'l', 0, out, n);
 }
 
 static int sig_pipe[2];
@@ -731,6 +741,20 @@ static void serve_client(struct client *c)
 	}
 }
 
+static int kmsg(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY);
+	char out[CHUNK + 1];
+
+	guest_name = "dom0";
+	hostlog = open(HOSTLOG, O_RDWR);
+	if (fd < 0 || hostlog < 0)
+		die("kmsg: %m");
+	while (kmsg_line(fd, out) > 0)
+		log_line("l", out);
+	return 0;
+}
+
 static int serve(const char *name, const char *path)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
@@ -994,6 +1018,8 @@ int main(int argc, char **argv)
 		agent();
 	if (!strcmp(verb, "serve") && argc == 4)
 		return serve(argv[2], argv[3]);
+	if (!strcmp(verb, "kmsg"))
+		return kmsg();
 	if (!strcmp(verb, "run"))
 		return run(argc - 1, argv + 1);
 	if (!strcmp(verb, "wait") && argc == 4) {
