@@ -279,6 +279,37 @@ impl PowerBroker {
             }
         }
     }
+
+    /// A message of an agent; answers nothing.
+    pub(super) fn heard(&mut self, agent: &Agent, message: &Message) {
+        self.acted();
+        match (self.domain(agent), Content::read(&message.payload)) {
+            (Some(domain), Ok(Content::Report(report))) => self.report(domain, report),
+            (_, Ok(_)) => {}
+            (_, Err(error)) => {
+                tracing::debug!(agent = %show(agent), %error, "not understood");
+            }
+        }
+    }
+
+    /// Takes in what was done, and does again what has to be.
+    pub(super) fn ticked(&mut self, now: Instant) {
+        self.acted();
+        let observing = self.config.mode == Mode::Observe;
+        let mut due = Vec::new();
+        for (&domain, guest) in &mut self.guests {
+            let age = now.saturating_duration_since(guest.last_read);
+            let wait = if guest.vm.is_none() { RETRY } else { REREAD };
+            if (observing || guest.vm.is_none()) && !guest.pending && age > wait {
+                guest.last_read = now;
+                guest.pending = true;
+                due.push(domain);
+            }
+        }
+        for domain in due {
+            self.take_over(domain);
+        }
+    }
 }
 
 impl Broker for PowerBroker {
@@ -318,14 +349,7 @@ impl Broker for PowerBroker {
     }
 
     fn received(&mut self, agent: &Agent, message: &Message, _: &mut Outbox<'_>) {
-        self.acted();
-        match (self.domain(agent), Content::read(&message.payload)) {
-            (Some(domain), Ok(Content::Report(report))) => self.report(domain, report),
-            (_, Ok(_)) => {}
-            (_, Err(error)) => {
-                tracing::debug!(agent = %show(agent), %error, "not understood");
-            }
-        }
+        self.heard(agent, message);
     }
 
     fn ended(&mut self, agent: &Agent, why: Ended) {
@@ -340,20 +364,6 @@ impl Broker for PowerBroker {
     }
 
     fn tick(&mut self, now: Instant, _: &mut Outbox<'_>) {
-        self.acted();
-        let observing = self.config.mode == Mode::Observe;
-        let mut due = Vec::new();
-        for (&domain, guest) in &mut self.guests {
-            let age = now.saturating_duration_since(guest.last_read);
-            let wait = if guest.vm.is_none() { RETRY } else { REREAD };
-            if (observing || guest.vm.is_none()) && !guest.pending && age > wait {
-                guest.last_read = now;
-                guest.pending = true;
-                due.push(domain);
-            }
-        }
-        for domain in due {
-            self.take_over(domain);
-        }
+        self.ticked(now);
     }
 }

@@ -14,6 +14,8 @@ pub mod proto;
 mod record;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
 pub use broker::{Config, Mode, PowerBroker, StartState};
 pub use record::{HEADER, Record};
