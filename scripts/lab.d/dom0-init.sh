@@ -126,8 +126,10 @@ if [ "$LAB_MODE" = shell ]; then
 	say start shell
 	printf 'export PATH=%s\n' "$PATH" >/root/.bashrc
 	printf 'PS1="%s# "\nalias ll="ls -l"\n' "$LAB_HOST" >>/root/.bashrc
-	stty -F /dev/hvc1 sane rows "$LAB_ROWS" cols "$LAB_COLS"
-	TERM=$LAB_TERM setsid -c bash -i </dev/hvc1 >/dev/hvc1 2>&1 3>&-
+	# shellcheck disable=SC2016 # for that shell
+	LAB_ROWS=$LAB_ROWS LAB_COLS=$LAB_COLS TERM=$LAB_TERM setsid -c sh -c '
+		stty sane rows "$LAB_ROWS" cols "$LAB_COLS"
+		exec bash -i' <>/dev/hvc1 >&0 2>&1 3>&-
 	status=$?
 else
 	busybox cat /run/lab/output >"$out_port" 3>&- &

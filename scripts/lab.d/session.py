@@ -146,6 +146,9 @@ class Session:
                 self.reason += "; no sign of life from " + ", ".join(others)
             return {"TIMEOUT": TIMEOUT, "INTERRUPTED": INTERRUPTED}.get(failure.verdict, BROKEN)
         status = first.status if first.status is not None else BROKEN
+        if self.args.mode == "shell":
+            self.verdict, self.reason = "ENDED", f"exit status {status}"
+            return status
         if status:
             self.verdict, self.reason = "FAIL", f"exit status {status}"
             return status
