@@ -9,6 +9,7 @@
  *                               offers a unix socket, and writes the guest's log
  *   labcon run|wait|status ...  in Dom0: the client behind `guest`
  *   labcon kmsg                 in Dom0: its kernel's log, for the launcher
+ *   labcon fpu COUNT            anywhere: do the vector registers survive?
  *
  * The console carries lines.  A line that starts with "~L" is a frame; every
  * other line is console text, and is logged:
@@ -831,6 +832,46 @@ static int serve(const char *name, const char *path)
 	return 0;
 }
 
+/* ---- the vector registers ---- */
+
+/*
+ * Do they hold across system calls, while the scheduler moves domains about?
+ * With Xen's lazy FPU switching under QEMU they do not; see docs/lab.md.
+ */
+static int fpu(int count)
+{
+	static uint8_t in[512] __attribute__((aligned(32))), out[512] __attribute__((aligned(32)));
+	unsigned seed = getpid();
+	int bad = 0;
+
+	if (!__builtin_cpu_supports("avx"))
+		die("fpu: no AVX here");
+	for (int k = 0; k < count; k++) {
+		struct timespec ts = { .tv_nsec = rand_r(&seed) % 3000 * 1000 };
+		long ret = 35;	/* nanosleep */
+		long spin = rand_r(&seed) % 20000 + 1;
+
+		for (unsigned i = 0; i < sizeof(in); i++)
+			in[i] = rand_r(&seed);
+#define EACH(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7) f(8) f(9) f(10) f(11) f(12) f(13) f(14) f(15)
+#define LOAD(n) "vmovdqa 32*" #n "(%[in]), %%ymm" #n "\n"
+#define STORE(n) "vmovdqa %%ymm" #n ", 32*" #n "(%[out])\n"
+		asm volatile(EACH(LOAD)
+			     "1: dec %[spin]\n"
+			     "jnz 1b\n"
+			     "syscall\n"
+			     EACH(STORE)
+			     : "+a"(ret), [spin] "+r"(spin)
+			     : "D"(&ts), "S"(0L), [in] "r"(in), [out] "r"(out)
+			     : "rcx", "r11", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",
+			       "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
+			       "xmm14", "xmm15");
+		bad += !!memcmp(in, out, sizeof(in));
+	}
+	printf("vector registers: %d of %d times corrupted\n", bad, count);
+	return bad != 0;
+}
+
 /* ---- the client ---- */
 
 static struct termios saved;
@@ -1020,6 +1061,8 @@ int main(int argc, char **argv)
 		return serve(argv[2], argv[3]);
 	if (!strcmp(verb, "kmsg"))
 		return kmsg();
+	if (!strcmp(verb, "fpu") && argc == 3)
+		return fpu(atoi(argv[2]));
 	if (!strcmp(verb, "run"))
 		return run(argc - 1, argv + 1);
 	if (!strcmp(verb, "wait") && argc == 4) {
@@ -1045,5 +1088,5 @@ int main(int argc, char **argv)
 			printf("up, heard %.0f s ago\n", age);
 		return age < 0;
 	}
-	die("usage: labcon agent | serve NAME TTY | run ... | wait NAME SECONDS | status NAME");
+	die("usage: labcon agent | serve NAME TTY | run ... | wait NAME SECONDS | status NAME | kmsg | fpu COUNT");
 }

@@ -14,6 +14,14 @@ while [ $i -lt "$1" ]; do
 	guest "again$i" uname -r
 	guest-destroy "again$i"
 done
+# All at once, so that CPUs change hands: do vector registers survive that?
+jobs=
 for guest in $LAB_GUESTS; do
-	guest "$guest" uname -r
+	guest "$guest" labcon fpu 300 &
+	jobs="$jobs $!"
+done
+labcon fpu 300 &
+jobs="$jobs $!"
+for job in $jobs; do
+	wait "$job"
 done
