@@ -145,6 +145,8 @@ class Host:
         # The serial line is slow: warnings go there, all comes over the log port.
         linux = ["console=hvc0", "loglevel=5", "clocksource=xen", "tsc=unstable", "panic=-1"]
         # In QEMU's -initrd a comma ends the module.
+        if a.cpu_args:
+            cpu += f",{a.cpu_args}"
         dom0_args = words(linux, a.dom0_args).replace(",", ",,")
         command = [
             "qemu-system-x86_64", "-name", f"lab-{self.name}", "-accel", accel, "-machine", "q35", "-cpu", cpu,

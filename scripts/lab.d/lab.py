@@ -37,6 +37,18 @@ or a domain hung; 1 when all was well but a console showed an oops, a BUG or a
 WARNING (see --allow-warn).  The last line gives the verdict.
 """
 
+SOME_TESTS = """\
+cd /lab/selftests
+tests=()
+for pattern; do
+	for test in $(./run_kselftest.sh -l | grep -- "$pattern"); do
+		tests+=(-t "$test")
+	done
+done
+((${#tests[@]})) || { echo "no test has $* in its name" >&2; exit 2; }
+exec ./run_kselftest.sh "${tests[@]}"
+"""
+
 
 def options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("guests")
@@ -101,6 +113,7 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--spare-mem", type=int, default=0, metavar="M", help="MiB more for guests made later")
     g.add_argument("--dom0-args", default="", metavar="WORDS", help="more for Dom0's kernel")
     g.add_argument("--xen-args", default="", metavar="WORDS", help="more for Xen")
+    g.add_argument("--cpu-args", default="", metavar="WORDS", help="more for QEMU's -cpu, such as -xsave")
     g.add_argument("--bmc", action="store_true", help="a simulated BMC, on KCS: /dev/ipmi0")
     g.add_argument("--icount", action="store_true", help="time counts instructions, not the host's load")
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
@@ -166,7 +179,9 @@ def shell(args: argparse.Namespace) -> int:
 
 def test(args: argparse.Namespace) -> int:
     args.mode = "run"
-    args.command = ["/lab/selftests/run_kselftest.sh", *args.pattern]
+    args.command = ["/lab/selftests/run_kselftest.sh"]
+    if args.pattern:
+        args.command = ["bash", "-c", SOME_TESTS, "lab test", *args.pattern]
     args.guests = args.guests or "pv,pvh"
     if not (TOP / "selftests/run_kselftest.sh").exists():
         raise LabError("there is no selftests/run_kselftest.sh")
@@ -240,7 +255,9 @@ def parser() -> argparse.ArgumentParser:
     v.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND [ARG...]")
     verb("shell", "a shell in Dom0", shell)
     v = verb("test", "the selftests, with a PV and a PVH guest; KTAP on standard output", test)
-    v.add_argument("pattern", nargs="*", metavar="PATTERN", help="only tests whose name has this")
+    v.add_argument(
+        "pattern", nargs="*", metavar="PATTERN", help="only tests whose COLLECTION:NAME matches (grep)"
+    )
     v = verb("soak", "boot again and again, making guests, and count what hangs", soak)
     v.add_argument("--boots", type=int, default=30, metavar="N", help="how often (30)")
     v.add_argument(
