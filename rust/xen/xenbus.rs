@@ -242,8 +242,7 @@ impl<T: Driver> Adapter<T> {
         // SAFETY: `probe` has stored a `T::Data`, and the device is bound during this call.
         let data = unsafe { bound.as_ref().drvdata_borrow::<T::Data>() };
         if T::otherend_changed(bound, data, State::from_raw(state)) == Verdict::Unregister {
-            // SAFETY: The device is registered; `data` and `bound` are not used any more. The
-            // xenbus itself holds a reference during the callback.
+            // SAFETY: The device is registered, and neither we nor the xenbus use it after this.
             unsafe { bindings::device_unregister(&raw mut (*dev).dev) };
         }
     }
