@@ -34,10 +34,10 @@ pub struct Options {
     #[arg(long, default_value = "mgmtd", value_name = "PROGRAM")]
     mgmtd: PathBuf,
     /// Length of each of the two halves, seconds.
-    #[arg(long, default_value_t = 35, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 40, value_name = "SECONDS")]
     half: u64,
     /// Length of the part with less load, seconds; 0: none.
-    #[arg(long, default_value_t = 15, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
     relaxed: u64,
     /// The load, as a part of the server's capacity at the highest state.
     #[arg(long, default_value_t = 0.45)]

@@ -17,10 +17,10 @@ pub struct Work {
 impl Work {
     /// Work that costs about `target` on this CPU.
     ///
-    /// The median of many tries: one that was interrupted is too long, and on a virtual machine
-    /// whose clock jumps one may be far too short.
+    /// The time that a fifth of many tries did not exceed: those during which another VM had the
+    /// CPU are too long, and on a virtual machine whose clock jumps a few may be far too short.
     pub fn calibrate(target: Duration) -> Self {
-        const TRIES: usize = 41;
+        const TRIES: usize = 101;
         let mut probe = Self { rounds: 1 };
         // A try must be long against the clock's steps.
         while probe.time() < target / 4 && probe.rounds < 1 << 20 {
@@ -28,7 +28,7 @@ impl Work {
         }
         let mut times: Vec<Duration> = (0..TRIES).map(|_| probe.time()).collect();
         times.sort_unstable();
-        let round = times[TRIES / 2].as_secs_f64() / f64::from(probe.rounds);
+        let round = times[TRIES / 5].as_secs_f64() / f64::from(probe.rounds);
         Self {
             rounds: (target.as_secs_f64() / round.max(1e-9)).clamp(1.0, 1e6) as u32,
         }

@@ -15,8 +15,10 @@
 //!   mistake: the next rest is twice as long, up to [`Basic::hold_max`] epochs, and once a lower
 //!   state has proved itself, as long as at first. Without this the policy would try, and violate
 //!   the SLA for, the state below the needed one every few epochs for ever.
+//! - After a lowering, the next rests for [`Basic::settle`] epochs: utilization must be that of the
+//!   new state.
 //!
-//! With all three set to 0 it is the paper's text and nothing else.
+//! With all of these set to 0 it is the paper's text and nothing else.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,15 +34,18 @@ pub struct Basic {
     pub hold_max: u32,
     /// Epochs in which a lowered state has to prove itself.
     pub probation: u32,
+    /// Epochs after a lowering in which nothing is lowered further.
+    pub settle: u32,
 }
 
 impl Default for Basic {
     fn default() -> Self {
         Self {
             lower_below: 800,
-            hold: 4,
-            hold_max: 64,
+            hold: 8,
+            hold_max: 24,
             probation: 8,
+            settle: 3,
         }
     }
 }
@@ -148,6 +153,7 @@ impl Basic {
         } else {
             vm.state -= 1;
             vm.lowered = Some(0);
+            vm.rest = self.settle;
             Decision::Lower
         }
     }
@@ -173,6 +179,7 @@ mod tests {
         hold: 0,
         hold_max: 0,
         probation: 0,
+        settle: 0,
     };
 
     fn seen(notification: bool, utilization: u32) -> Observation {
@@ -216,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn lowering_rests_after_a_lowering() {
+        let policy = Basic { settle: 2, ..PAPER };
+        let mut vm = policy.vm(3);
+        for expected in [Lower, Keep(Holding), Keep(Holding), Lower, Keep(Holding)] {
+            assert_eq!(policy.decide(&mut vm, 5, seen(false, 100)), expected);
+        }
+        assert_eq!(policy.decide(&mut vm, 5, seen(true, 100)), Raise);
+    }
+
+    #[test]
     fn a_mistaken_lowering_doubles_the_rest_and_a_proved_one_resets_it() {
         let policy = Basic {
             hold: 2,
@@ -244,12 +261,13 @@ mod tests {
     }
 
     fn any_policy() -> impl Strategy<Value = Basic> {
-        (0u32..=1000, 0u32..10, 0u32..100, 0u32..10).prop_map(
-            |(lower_below, hold, hold_max, probation)| Basic {
+        (0u32..=1000, 0u32..10, 0u32..100, 0u32..10, 0u32..5).prop_map(
+            |(lower_below, hold, hold_max, probation, settle)| Basic {
                 lower_below,
                 hold,
                 hold_max,
                 probation,
+                settle,
             },
         )
     }
@@ -297,7 +315,7 @@ mod tests {
             prop_assert_eq!(vm.state, states - 1);
             prop_assume!(policy.lower_below > 0);
             let rest = policy.hold_max.max(policy.hold) as usize;
-            for _ in 0..rest + states {
+            for _ in 0..rest + states * (policy.settle as usize + 1) {
                 policy.decide(&mut vm, states, seen(false, 0));
             }
             prop_assert_eq!(vm.state, 0);

@@ -155,7 +155,7 @@ fn a_guest_is_taken_over_raised_lowered_and_let_go() {
     test.expect_cap(3, 20);
     assert_eq!(test.report(agent, true, 1000), "raise");
     test.expect_cap(3, 40);
-    for _ in 0..4 {
+    for _ in 0..Config::default().policy.hold {
         assert_eq!(test.report(agent, false, 100), "hold");
     }
     assert_eq!(test.report(agent, false, 100), "lower");
