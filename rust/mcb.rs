@@ -326,7 +326,10 @@ impl Bridge {
         if let Origin::Guest(vm_id) = link.origin {
             let mvm_ip = self.names().mvm.mvm_ip;
             header.source.component = VmName { mvm_ip, vm_id }.into();
-            header.epoch = link.epoch;
+            // What comes back has the epoch of the message that it is about.
+            if header.kind != Kind::Undeliverable {
+                header.epoch = link.epoch;
+            }
         }
         header.hops = header.hops.saturating_add(1);
         let found = if header.hops > MAX_HOPS {
