@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace host-test test demo bench lint clippy fmt clean help
+.PHONY: all module userspace host-test test demo lint clippy fmt clean help
 
 all: module userspace
 
@@ -28,10 +28,6 @@ host-test:
 ## demo: the lab, two guests under load, and a broker that keeps their promises
 demo: module userspace
 	@scripts/demo
-
-## bench: measures the channel in the lab
-bench: module userspace
-	@scripts/bench
 
 ## lint: formatting, clippy and shellcheck; warnings are errors
 lint:

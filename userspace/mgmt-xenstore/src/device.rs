@@ -179,7 +179,7 @@ pub fn detach(store: &mut Xenstore, device: Device, timeout: Duration) -> Result
     })?;
     // Without a driver on a side there is nobody to wait for.
     let nobody = before.backend == Some(INITIALISING)
-        || matches!(before.frontend, None | Some(INITIALISING))
+        || matches!(before.frontend, None | Some(INITIALISING | CLOSED))
         || !exists(store, device.guest)?;
     let closed = !there || nobody || wait_closed(store, &state_path, timeout)?;
     remove(store, device)?;

@@ -100,6 +100,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // As for any command, `mgmtctl status | head` ends quietly.
+    // SAFETY: No other thread runs yet, and the default action needs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let cli = Cli::parse();
     let done = match &cli.command {
         Command::Attach {
