@@ -115,7 +115,7 @@ while read -r guest type options; do
 done </lab/guests
 for guest in $names; do
 	labcon wait "$guest" "$LAB_GUEST_BOOT" 2>/dev/null ||
-		hung "$guest: no sign of life $LAB_GUEST_BOOT s after its creation"
+		hung "$guest: no sign of life after its creation (limit: $LAB_GUEST_BOOT s)"
 done
 [ -z "$names" ] || say phase "guests up"
 

@@ -24,7 +24,7 @@ TROUBLE = re.compile(
     r"blocked for more than \d+ seconds|self-detected stall|rcu: INFO: .*stall|kthread starved|"
     r"unable to handle (page fault|kernel)|refcount_t: |list_(add|del) corruption|"
     r"Objects remaining|Poison overwritten|Bad page state|possible recursive locking|"
-    r"(g\.e\.|grant).*still in use|"
+    r"(g\.e\.|grant).*still in use|\]: segfault at |"
     r"\(XEN\).*(Panic on CPU|FATAL|Xen BUG|Xen WARN|Assertion .* failed|DOUBLE FAULT|domain_crash|"
     r"Domain \d+ .*crashed)"
 )
