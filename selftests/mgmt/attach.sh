@@ -7,6 +7,7 @@
 # shellcheck source=selftests/mgmt/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_lab 2
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit
 
 ctl() {
 	timeout 30 mgmtctl "$@"
@@ -108,23 +109,22 @@ test_names_and_numbers_and_several_at_once() {
 	check "second is gone" gone "$G2"
 }
 
-# A guest has no xenstore tools: the nodes' permissions as xenstored enforces
-# them, asked for in that guest's name through its own xenbus.
+# xs GUEST read|write PATH [VALUE]: in the name of that guest.
+xs() {
+	python3 xs.py "$@"
+}
+
 test_another_guest_cannot_touch_the_nodes() {
-	local answer
+	local front back
 	ready "$G1"
-	on "$G2" "modprobe xenfs; mkdir -p /proc/xen; mountpoint -q /proc/xen || mount -t xenfs xenfs /proc/xen" ||
-		skip "no xenfs in $G2"
-	answer=$(python3 "$(dirname "${BASH_SOURCE[0]}")/xs.py" "$G2" read "$(front_path "$G1")/state")
-	equal "$G2 reads the frontend's state" EACCES "$answer"
-	answer=$(python3 "$(dirname "${BASH_SOURCE[0]}")/xs.py" "$G2" read "$(back_path "$G1")/state")
-	equal "$G2 reads the backend's state" EACCES "$answer"
-	answer=$(python3 "$(dirname "${BASH_SOURCE[0]}")/xs.py" "$G2" write "$(front_path "$G1")/state" 6)
-	equal "$G2 writes the frontend's state" EACCES "$answer"
-	answer=$(python3 "$(dirname "${BASH_SOURCE[0]}")/xs.py" "$G1" write "$(back_path "$G1")/state" 6)
-	equal "$G1 writes its backend's state" EACCES "$answer"
-	answer=$(python3 "$(dirname "${BASH_SOURCE[0]}")/xs.py" "$G1" read "$(back_path "$G1")/state")
-	equal "$G1 reads its backend's state" "OK 4" "$answer"
+	front=$(front_path "$G1")
+	back=$(back_path "$G1")
+	equal "$G2 reads the frontend's state" EACCES "$(xs "$G2" read "$front/state")"
+	equal "$G2 reads the backend's state" EACCES "$(xs "$G2" read "$back/state")"
+	equal "$G2 writes the frontend's state" EACCES "$(xs "$G2" write "$front/state" 6)"
+	equal "$G2 writes the backend's state" EACCES "$(xs "$G2" write "$back/state" 6)"
+	equal "$G1 writes its backend's state" EACCES "$(xs "$G1" write "$back/state" 6)"
+	equal "$G1 reads its backend's state" "OK 4" "$(xs "$G1" read "$back/state")"
 	check "still connected" connected "$G1"
 }
 

@@ -188,7 +188,7 @@ exec 3<>/dev/mgmt || exit 3
 f=/tmp/relay.$$
 while read -r op arg more; do
 	case $op in
-	b) e=$( (printf 'bind %s\n' "$arg" >&3) 2>&1) && echo ok || echo "error $e" ;;
+	b) e=$(printf 'bind %s\n' "$arg" | dd bs=100 count=1 2>&1 >&3) && echo ok || echo "error $(echo $e)" ;;
 	w) echo "$arg" | base64 -d >$f
 	   e=$(dd if=$f bs=65536 count=1 2>&1 >&3) && echo ok || echo "error $(echo $e)" ;;
 	r) if timeout "$arg" dd bs=65536 count=1 <&3 >$f 2>/dev/null; then base64 -w0 $f; echo; else echo none; fi ;;

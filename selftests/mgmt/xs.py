@@ -4,8 +4,7 @@
 
     xs.py GUEST read PATH | write PATH VALUE
 
-Prints the answer: OK and the value, or the error's name. With more triples of
-REQUEST PATH VALUE (read: empty) on standard input, one per line, does them in one go.
+Prints the answer: OK and the value, or the error's name.
 """
 
 import base64
@@ -16,8 +15,9 @@ import sys
 READ, WRITE, ERROR = 2, 11, 16
 HEADER = struct.Struct("<IIII")
 
-# Frames are sent one by one: an answer follows each.
+# One line per frame, one per answer.
 SCRIPT = r"""
+[ -e /proc/xen/xenbus ] || { modprobe xenfs && mount -t xenfs xenfs /proc/xen; }
 exec 3<>/proc/xen/xenbus || exit 3
 f=/tmp/xs.$$
 while read -r frame; do
