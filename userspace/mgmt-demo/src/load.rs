@@ -124,8 +124,8 @@ impl Target {
         Ok(status)
     }
 
+    /// Sends a request, which the caller has counted as sent.
     async fn counted_request(&self, seen: &Seen) {
-        seen.sent.fetch_add(1, Ordering::Relaxed);
         let counter = match tokio::time::timeout(PATIENCE, self.request()).await {
             Ok(Ok(StatusCode::OK)) => &seen.answered,
             Ok(Ok(StatusCode::SERVICE_UNAVAILABLE)) => &seen.busy,
@@ -149,6 +149,8 @@ async fn open_loop(address: SocketAddr, rate: f64, duration: Duration, seed: u64
             seen.dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
+        // Here and not in the task: what has not begun yet is under way, too.
+        seen.sent.fetch_add(1, Ordering::Relaxed);
         let (target, seen) = (target.clone(), Arc::clone(&seen));
         tokio::spawn(async move { target.counted_request(&seen).await });
     }
@@ -239,6 +241,7 @@ pub fn capacity(address: SocketAddr, duration: Duration) -> Result<f64> {
                 let (target, seen) = (target.clone(), Arc::clone(&seen));
                 tokio::spawn(async move {
                     while start.elapsed() < duration {
+                        seen.sent.fetch_add(1, Ordering::Relaxed);
                         target.counted_request(&seen).await;
                     }
                 })
