@@ -9,6 +9,9 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
+# An ordinary user's may lack these; chroot is there.
+PATH=$PATH:/usr/sbin:/sbin
+
 # ---------------------------------------------------------------------------
 # What everything is built with and for. The cache is keyed by these.
 

@@ -101,6 +101,7 @@ class Host:
         self.silent: set[str] = set()
         self.started = False  # the command
         self.status: int | None = None  # of the command
+        self._ended = 0.0
         self.done = False
         self.failure: Failure | None = None
         self._crash: tuple[float, str] | None = None  # of Dom0 or Xen
@@ -229,7 +230,8 @@ class Host:
         elif port == "output":
             self._output.write(data)
             self._output.flush()
-            write_all(1, data)
+            if self.args.echo:
+                write_all(1, data)
         elif port == "files":
             self._files.write(data)
         elif port == "terminal":
@@ -283,6 +285,7 @@ class Host:
             self.phase(text)
         elif kind == "exit":
             self.status = int(text)
+            self._ended = self.clock()
             self.phase(f"ended with status {text}")
         elif kind == "done":
             self.done = True
@@ -305,6 +308,8 @@ class Host:
         now = self.clock()
         if self._crash is not None and now > self._crash[0] + 3:
             self.fail("FAIL", f"dom0 crashed: {self._crash[1]}")
+        if self.status is not None and not self.done and now > self._ended + 120:
+            self.fail("FAIL", "the command ended, but /lab/out does not come")
         for name, domain in self.domains.items():
             quiet = now - domain.heard
             if name == "dom0":

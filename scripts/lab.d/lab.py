@@ -135,7 +135,10 @@ def options(p: argparse.ArgumentParser) -> None:
         "--guest-timeout", type=float, default=180, metavar="S", help="until a new guest does (180)"
     )
     g.add_argument(
-        "--silence", type=float, default=90, metavar="S", help="without a sign of life a domain hangs (90)"
+        "--silence",
+        type=float,
+        metavar="S",
+        help="without a sign of life a domain hangs (90; with --icount 300)",
     )
     g.add_argument(
         "--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run"
@@ -151,9 +154,12 @@ def options(p: argparse.ArgumentParser) -> None:
         p.add_argument(f"--{name}", help=argparse.SUPPRESS, default=os.environ.get(f"LAB_{name.upper()}"))
 
 
-def defaults(args: argparse.Namespace, timeout: float) -> None:
+def defaults(args: argparse.Namespace, timeout: float, echo: bool = True) -> None:
+    args.echo = echo
     if args.timeout is None:
         args.timeout = timeout
+    if args.silence is None:
+        args.silence = 300 if args.icount else 90
     if not args.module:
         args.module = [str(p) for p in sorted((TOP / "build/module").glob("*.ko"))]
     if not args.bin:
@@ -161,10 +167,9 @@ def defaults(args: argparse.Namespace, timeout: float) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.command[:1] == ["--"]:
-        del args.command[0]
-    if not args.command:
-        raise LabError("run: what? See --help")
+    if args.command[:1] != ["--"] or len(args.command) < 2:
+        raise LabError("run: give the command after --; see --help")
+    del args.command[0]
     args.mode = "run"
     defaults(args, 900)
     return Session(args, new_run("run")).execute()
@@ -198,7 +203,7 @@ def soak(args: argparse.Namespace) -> int:
     args.guests = args.guests or "pv,pvh"
     args.put = [*args.put, str(Path(__file__).parent / "soak.sh")]
     args.command = ["./soak.sh", str(args.creates)]
-    defaults(args, 600)
+    defaults(args, 600, echo=False)
     top = new_run("soak")
     rows: list[list[str]] = []
     columns = ["Dom0 userspace", "toolstack ready", "guests up"]

@@ -76,7 +76,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         if not dest.startswith("/lab/"):
             raise LabError(f"--put {spec}: the destination must be below /lab")
         copy_any(source, root / dest.removeprefix("/lab/"))
-    if command and "/" in command[0] and Path(command[0]).exists():
+    if command and is_ours(command[0]):
         program = Path(command[0])
         copy_any(program, root / "run" / program.name)
         command = [f"./{program.name}", *command[1:]]
@@ -159,6 +159,12 @@ def guest_initrd(host: Host, modules: Modules, path: Path, args: argparse.Namesp
     for library in sorted({lib for p in programs for lib in libraries(p)}):
         cpio.file(str(library).lstrip("/"), library.resolve(), 0o755)
     cpio.write(path)
+
+
+def is_ours(program: str) -> bool:
+    """A path of the host's, not one of every system's or of Dom0's; as in scripts/lab."""
+    theirs = re.match(r"/(usr|bin|sbin|lib[^/]*|etc|lab|proc|sys|dev)/", program)
+    return "/" in program and not theirs and Path(program).exists()
 
 
 def unpacked(path: str) -> str:
