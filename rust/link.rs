@@ -195,16 +195,13 @@ impl Link {
         Self::schedule(self);
     }
 
-    /// Ends the link. What has not reached the other end goes back to its senders.
+    /// Ends the link and returns its channel, if it has one. What has not reached the other end
+    /// goes back to its senders.
     ///
     /// Waits for a running round of work, never for the other end.
-    pub(crate) fn close(self: &Arc<Self>) {
+    pub(crate) fn close(self: &Arc<Self>) -> Option<Channel> {
         self.bridge.remove_link(self);
-        let mut io = self.io.lock();
-        let channel = self.end(&mut io);
-        drop(io);
-        // Unbinds the event channel and gives up the pages, outside of the lock.
-        drop(channel);
+        self.end(&mut self.io.lock())
     }
 
     fn end(&self, io: &mut Guard<'_, Io, MutexBackend>) -> Option<Channel> {

@@ -85,7 +85,7 @@ impl Offer {
     /// then: when it does, its state changes again.
     fn read(dir: &CStr) -> Result<Option<Self>> {
         Transaction::snapshot(|t| {
-            if t.read_u32(dir, c"state")? != State::INITIALISED {
+            if t.read_u32(dir, c"state")? != State::Initialised.number() {
                 return Ok(None);
             }
             if t.read_u32(dir, node::PROTOCOL)? != PROTOCOL {
@@ -176,7 +176,7 @@ impl BackData {
     fn disconnect(&self) {
         let old = self.link.lock().take();
         if let Some((link, _)) = old {
-            link.close();
+            drop(link.close());
         }
     }
 }

@@ -49,7 +49,8 @@ use kernel::{
     new_mutex,
     prelude::*,
     str::CString,
-    sync::{aref::ARef, Arc, Mutex}, //
+    sync::{aref::ARef, Arc, Mutex},
+    time::{delay::fsleep, Delta}, //
 };
 
 /// The frontend driver.
@@ -69,6 +70,9 @@ enum Connection {
     /// The rings are published, under this session number; the backend has not taken them yet.
     Offered(Arc<Link>, Channel, u32),
     Up(Arc<Link>, #[allow(dead_code)] Watch<Renamed>),
+    /// Nothing moves any more, but the backend may still map the rings: kept until it has closed,
+    /// since pages whose grants cannot be ended yet come back only slowly.
+    Ending(#[allow(dead_code)] Channel),
 }
 
 /// Follows the address of the management VM.
@@ -124,6 +128,25 @@ fn start_anew(dev: &Device<Bound>) -> Result {
 fn is_starting(dev: &Device<Bound>) -> bool {
     matches!(dev.state(), State::Initialising | State::InitWait)
 }
+
+/// Gives the backend a moment to give the rings up, where that is what happens.
+///
+/// Not if the device's nodes are gone or new: then this is the xenwatch thread, which may not wait.
+fn wait_for_backend(dev: &Device<Bound>) {
+    if read_u32(dev.nodename(), c"state") != Ok(State::Closing.number()) {
+        return;
+    }
+    for _ in 0..PATIENCE {
+        if read_u32(dev.otherend(), c"state") != Ok(State::Connected.number()) {
+            return;
+        }
+        fsleep(Delta::from_millis(PAUSE_MS));
+    }
+}
+
+/// How often, and in steps of how many milliseconds, [`wait_for_backend`] waits.
+const PATIENCE: u32 = 100;
+const PAUSE_MS: i64 = 5;
 
 fn make_ring(dev: &Device<Bound>, order: u32) -> Result<GrantedPages> {
     GrantedPages::new(dev, ring_pages(order))
@@ -212,12 +235,28 @@ impl FrontData {
         dev.switch_state(State::Connected)
     }
 
-    /// Stops, whatever the state.
-    fn disconnect(&self) {
-        let old = core::mem::replace(&mut *self.state.lock(), Connection::None);
-        if let Connection::Up(link, _) | Connection::Offered(link, ..) = &old {
-            link.close();
+    /// Stops, whatever the state, and keeps the rings.
+    fn stop(&self) {
+        let mut state = self.state.lock();
+        let channel = match core::mem::replace(&mut *state, Connection::None) {
+            Connection::None => None,
+            Connection::Offered(link, channel, _) => {
+                link.close();
+                Some(channel)
+            }
+            Connection::Up(link, _) => link.close(),
+            Connection::Ending(channel) => Some(channel),
+        };
+        if let Some(channel) = channel {
+            *state = Connection::Ending(channel);
         }
+    }
+
+    /// Stops, whatever the state, and gives the rings up: the backend has closed, or never will.
+    fn disconnect(&self) {
+        self.stop();
+        let old = core::mem::replace(&mut *self.state.lock(), Connection::None);
+        drop(old);
     }
 }
 
@@ -251,7 +290,11 @@ impl Driver for Front {
             // The backend still says goodbye to an earlier incarnation of this end.
             State::Closing | State::Closed if is_starting(dev) => Ok(()),
             State::Closing | State::Closed => {
-                data.disconnect();
+                if state == State::Closing {
+                    data.stop();
+                } else {
+                    data.disconnect();
+                }
                 if dev.state() != State::Closed {
                     dev.frontend_closed();
                 }
@@ -260,7 +303,7 @@ impl Driver for Front {
             State::Unknown | State::Initialising | State::Initialised => Ok(()),
         };
         if let Err(e) = result {
-            data.disconnect();
+            data.stop();
             data.complaints
                 .fatal(dev, e, c"cannot connect to the backend");
         }
@@ -276,6 +319,8 @@ impl Driver for Front {
         // First, so that the backend does not take rings that are about to go. Nothing to do if it
         // cannot be written: `Closed` follows.
         let _ = dev.switch_state(State::Closing);
+        data.stop();
+        wait_for_backend(dev);
         data.disconnect();
     }
 }

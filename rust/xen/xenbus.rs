@@ -54,9 +54,6 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// How [`State::Initialised`] stands in a `state` node.
-    pub(crate) const INITIALISED: u32 = bindings::xenbus_state_XenbusStateInitialised;
-
     const TABLE: [(Self, bindings::xenbus_state); 7] = [
         (Self::Unknown, bindings::xenbus_state_XenbusStateUnknown),
         (
@@ -76,6 +73,11 @@ impl State {
     fn from_raw(raw: bindings::xenbus_state) -> Self {
         let found = Self::TABLE.iter().find(|(_, r)| *r == raw);
         found.map_or(Self::Unknown, |(state, _)| *state)
+    }
+
+    /// The number that stands for it in a `state` node.
+    pub(crate) fn number(self) -> u32 {
+        self.as_raw()
     }
 
     fn as_raw(self) -> bindings::xenbus_state {
