@@ -31,6 +31,16 @@ unloads() {
 	{ unload "$1" && unload "$2"; } || die "unload $*"
 }
 
+# The frontend's registration waits up to 30 s for a backend: insmod goes on
+# alone, and the case with it once the driver is there.
+load_front_first() {
+	on "$G1" "insmod /lab/mgmt.ko" &
+	FRONT=$!
+	check "the frontend's driver is there" within 20 on "$G1" "test -d /sys/bus/xen/drivers/mgmtfront"
+	load dom0 || die "load dom0"
+	check "insmod in the guest ends" wait "$FRONT"
+}
+
 backend_waits() {
 	[[ $(states "$G1") == "1 2" ]]
 }
@@ -58,9 +68,7 @@ test_attach_before_either_module_is_loaded_front_first() {
 	unloads dom0 "$G1"
 	attach
 	equal "states without drivers" "1 1" "$(states "$G1")"
-	load "$G1" || die "load"
-	sleep 0.5
-	load dom0 || die "load"
+	load_front_first
 	up "front first"
 }
 
@@ -111,7 +119,7 @@ test_front_goes_and_comes() {
 test_both_go_front_first_and_come_front_first() {
 	ready
 	unloads "$G1" dom0
-	loads "$G1" dom0
+	load_front_first
 	up "both"
 }
 
@@ -125,7 +133,7 @@ test_both_go_front_first_and_come_back_first() {
 test_both_go_back_first_and_come_front_first() {
 	ready
 	unloads dom0 "$G1"
-	loads "$G1" dom0
+	load_front_first
 	up "both"
 }
 

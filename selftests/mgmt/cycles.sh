@@ -1,0 +1,193 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Connecting and disconnecting over and over leaves nothing behind: no grant, no
+# mapping, no event channel, no memory, no node.
+#
+# MGMT_CYCLES: how many in all (1000).
+#
+# What Xen and xenstore count must be exactly as before. Memory has noise, so
+# half an object, or half a page, per cycle is allowed: one of either that leaks
+# in each cycle is twice that.
+
+# shellcheck source=selftests/mgmt/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+need_lab 2
+
+CYCLES=${MGMT_CYCLES:-1000}
+PER_GUEST=$((CYCLES * 9 / 20))
+BY_BACK=$((CYCLES - 2 * PER_GUEST))
+WORK=$(mktemp -d) || exit 1
+trap 'rm -rf "$WORK"' EXIT
+
+# How many cycles a domain has seen.
+cycles_of() {
+	case $1 in
+	dom0) echo "$CYCLES" ;;
+	"$G1") echo $((PER_GUEST + BY_BACK)) ;;
+	*) echo "$PER_GUEST" ;;
+	esac
+}
+
+# cycle DRIVER DEVICE COUNT: a shell's program that unbinds and binds. It forks
+# nothing, which is slow in an emulated machine: reading from a FIFO is the pause.
+cycle() {
+	cat <<-EOF
+		cd /sys/bus/$1 || exit
+		fifo=/tmp/cycle.\$\$
+		mkfifo \$fifo && exec 5<>\$fifo && rm \$fifo || exit
+		i=0
+		while [ \$i -lt $3 ]; do
+			i=\$((i + 1))
+			echo $2 >unbind || { echo "unbind \$i fails"; exit 1; }
+			echo $2 >bind || { echo "bind \$i fails"; exit 1; }
+			n=0
+			while read -r s <$2/state && [ "\$s" != Connected ]; do
+				n=\$((n + 1))
+				[ \$n -lt 3000 ] || { echo "cycle \$i: \$s, not Connected"; exit 1; }
+				read -r -t 0.01 x <&5
+			done
+		done
+		echo "\$i cycles"
+	EOF
+}
+
+front_cycles() {
+	guest -T 700 "$1" "$(cycle xen/drivers/mgmtfront mgmt-0 "$2")"
+}
+
+back_cycles() {
+	timeout 700 bash -c "$(cycle xen-backend/drivers/mgmtback "mgmt-${DOMID[$1]}-0" "$2")"
+}
+
+# Objects of each slab cache, the copies of kmalloc for one size together; KiB in use.
+# shellcheck disable=SC2016
+MEMORY='
+	sync
+	echo 3 >/proc/sys/vm/drop_caches
+	sleep 2
+	echo 3 >/proc/sys/vm/drop_caches
+	for s in /sys/kernel/slab/*/shrink; do [ -L "${s%/*}" ] || echo 1 >"$s"; done 2>/dev/null
+	awk "NR > 2 { name = \$1; if (name ~ /^kmalloc/) sub(/^.*-/, \"kmalloc-\", name); n[name] += \$2 }
+		END { for (name in n) print \"slab:\" name, n[name] }" /proc/slabinfo
+	awk "/^MemTotal:/ { t = \$2 } /^MemFree:/ { f = \$2 } END { print \"memory\", t - f }" /proc/meminfo
+'
+
+# What the process caches of a moment hold is nobody's leak.
+NOISE='^slab:(dentry|.*inode.*|radix_tree_node|vm_area_struct|vma_.*|maple_node|anon_vma.*|filp|file_.*|pid.*|task_.*|cred.*|signal_cache|sighand_cache|files_cache|mm_struct|fs_cache|buffer_head|bio.*|skbuff.*|names_cache|lsm_.*|pool_workqueue|proc_dir_.*|shmem_.*|seq_file|numa_policy|nsproxy|eventpoll.*|sock_.*|UNIX.*|request_.*|xfs_.*|ext4.*|squashfs.*|ovl_.*|trace_event.*|percpu_.*|perf_.*|ep_.*|khugepaged.*|uts_.*|ip_.*|TCP.*|UDP.*|RAW.*|fib.*|tcp_.*|mnt_cache|delayed_node|sgpool.*|posix_.*|jbd2.*) '
+
+memory() {
+	on "$1" "$MEMORY" | grep -vE "$NOISE" | sort
+}
+
+# Entries of every domain's grant table, as Xen has them: "1 20".
+grants() {
+	local i
+	for i in 1 2 3; do
+		timeout 30 xl debug-keys g
+		sleep 1
+		# The last dump that is whole.
+		timeout 30 xl dmesg | tr -d '\r' | awk '
+			/gnttab_usage_print_all \[/ { on = 1; delete n; next }
+			/gnttab_usage_print_all \] done/ { on = 0; whole = 1; delete last; for (d in n) last[d] = n[d]; next }
+			on && /grant-table for remote d/ { d = $0; sub(/.* d/, "", d); sub(/ .*/, "", d); n[d] += 0 }
+			on && /\[0x[0-9a-f]+\] / { n[d]++ }
+			END { if (!whole) exit 1; for (d in last) print d, last[d] }' | sort -n && return
+	done
+	echo "Xen says nothing"
+}
+
+count() {
+	grep -c "$@" || :
+}
+
+# counted FILE: everything that must be exact.
+counted() {
+	local name
+	{
+		echo "mappings of rings in Dom0: $(count xenbus_map_ring /proc/vmallocinfo)"
+		echo "interrupts of mgmtback: $(count mgmtback /proc/interrupts)"
+		echo "event channels of Dom0: $(lsevtchn 0 | wc -l)"
+		for name in "$G1" "$G2"; do
+			echo "event channels of $name: $(lsevtchn "${DOMID[$name]}" | wc -l)"
+			echo "interrupts of mgmtfront in $name: $(on "$name" 'grep -c mgmtfront /proc/interrupts')"
+		done
+		grants | sed 's/^/grants of domain /'
+		xenstore-ls -f | sed 's/ = .*//; s/^/node /'
+	} >"$1"
+}
+
+warm_up() {
+	front_cycles "$1" 20
+}
+
+test_start() {
+	local name
+	ready
+	for name in "$G1" "$G2"; do
+		check "first cycles of $name" warm_up "$name"
+		check "first cycles by Dom0" back_cycles "$name" 5
+	done
+	ready
+	counted "$WORK/counted.before"
+	for name in dom0 "$G1" "$G2"; do
+		memory "$name" >"$WORK/memory.$name.before"
+	done
+	check "grants were counted" grep -q "^grants of domain ${DOMID[$G1]} [1-9]" "$WORK/counted.before"
+	equal "mappings of rings" "mappings of rings in Dom0: 4" "$(grep mappings "$WORK/counted.before")"
+	for name in dom0 "$G1" "$G2"; do
+		check "memory of $name" grep -q '^slab:kmalloc-64 [1-9]' "$WORK/memory.$name.before"
+	done
+}
+
+test_cycles_by_the_first_guest() {
+	equal "first guest" "$PER_GUEST cycles" "$(front_cycles "$G1" "$PER_GUEST")"
+}
+
+test_cycles_by_the_second_guest() {
+	equal "second guest" "$PER_GUEST cycles" "$(front_cycles "$G2" "$PER_GUEST")"
+}
+
+test_cycles_by_Dom0() {
+	equal "Dom0" "$BY_BACK cycles" "$(back_cycles "$G1" "$BY_BACK")"
+}
+
+test_messages_pass_afterwards() {
+	check "connected" wait_connected "$G1"
+	check "connected" wait_connected "$G2"
+	check "$G1" round_trip "$G1"
+	check "$G2" round_trip "$G2"
+}
+
+test_grants_mappings_event_channels_and_nodes_are_as_before() {
+	local wrong
+	[[ -s $WORK/counted.before ]] || die "no count from before"
+	counted "$WORK/counted.after"
+	wrong=$(diff "$WORK/counted.before" "$WORK/counted.after") || fail "what differs (< before, > after):"
+	printf '%s' "${wrong:+$wrong
+}"
+}
+
+# growth DOMAIN: every cache and the memory must have grown by less than half a
+# unit for each cycle.
+growth() {
+	local cycles
+	cycles=$(cycles_of "$1")
+	memory "$1" >"$WORK/memory.$1.after"
+	join "$WORK/memory.$1.before" "$WORK/memory.$1.after" | awk -v cycles="$cycles" '
+		{ by = $3 - $2; limit = ($1 == "memory") ? cycles * 2 : cycles / 2
+		  if (by > limit) { print "FAIL", $1, "from", $2, "to", $3, "in", cycles, "cycles"; bad = 1 }
+		  if ($1 == "memory") mem = by; else if (by > most) { most = by; which = $1 } }
+		END { printf "memory grew by %d KiB, %s by %d objects, in %d cycles\n", mem, which, most, cycles; exit bad }'
+}
+
+test_memory_of_Dom0_has_not_grown() {
+	growth dom0 || fail "memory of Dom0"
+}
+
+test_memory_of_the_guests_has_not_grown() {
+	growth "$G1" || fail "memory of $G1"
+	growth "$G2" || fail "memory of $G2"
+}
+
+ktap_main "$@"

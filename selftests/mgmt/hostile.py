@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""A guest's root writes what it likes to its own xenstore nodes: Dom0 survives, others go on."""
+
+import functools
+import random
+import subprocess
+import time
+
+import mgmt
+import xs
+from mgmt import case, check, equal, guests
+
+NAME = guests()[0] if guests() else ""
+MAPPINGS = 4  # two guests, two rings each
+
+
+@functools.cache
+def domid():
+    """The guest's domain id: it keeps it, and xl takes its time."""
+    return mgmt.domid(NAME)
+
+
+def front(node=""):
+    return f"/local/domain/{domid()}/device/mgmt/0{node and '/' + node}"
+
+
+def back(node=""):
+    return f"/local/domain/0/backend/mgmt/{domid()}/0{node and '/' + node}"
+
+
+def read(path):
+    status, output = mgmt.run("xenstore-read", path)
+    return output.strip() if status == 0 else None
+
+
+def error():
+    """What the backend says in the place where the toolstack looks for it."""
+    return read(f"/local/domain/0/error/backend/mgmt/{domid()}/0/error")
+
+
+def mappings():
+    with open("/proc/vmallocinfo") as f:
+        return sum("xenbus_map_ring" in line for line in f)
+
+
+def anew():
+    """Fresh nodes, and a backend that waits; the guest's module is not there."""
+    mgmt.in_guest(NAME, "! grep -q '^mgmt ' /proc/modules || rmmod mgmt")
+    mgmt.must("mgmtctl", "detach", "--if-needed", NAME)
+    mgmt.run("xenstore-rm", f"/local/domain/0/error/backend/mgmt/{domid()}")
+    mgmt.must("mgmtctl", "attach", NAME)
+    if not mgmt.until(lambda: read(back("state")) == "2", 10):
+        raise mgmt.Failure(f"the backend is in state {read(back('state'))}, not waiting")
+
+
+def recovers():
+    """The guest's module, loaded as it should be, still gets its channel."""
+    mgmt.must("mgmtctl", "detach", "--if-needed", NAME)
+    mgmt.in_guest(NAME, "! grep -q '^mgmt ' /proc/modules || rmmod mgmt")
+    mgmt.ready()
+    works()
+
+
+def works(name=None):
+    """A request from Dom-M, and its answer."""
+    name = name or NAME
+    here = mgmt.os.path.dirname(mgmt.os.path.abspath(__file__))
+    status, output = mgmt.run(
+        "bash", "-c", f". {here}/lib.sh; need_lab 2; test_trip() {{ round_trip {name} 2; }}; (ktap_case test_trip)",
+        timeout=90,
+    )  # fmt: skip
+    check(status == 0, f"no round trip to {name}: {output}")
+
+
+class Bystander:
+    """The other guest's traffic with Dom-M meanwhile."""
+
+    def __init__(self, count=4000):
+        self.name, self.count = guests()[1], count
+        options = f"--timeout 150 duplex --app Bystander --count {count} --to Bystander@"
+        self.there = self._start("guest", "-T", "160", self.name, f"mgmt-test {options}mvm")
+        self.here = self._start("sh", "-c", f"exec mgmt-test {options}vm:{mgmt.domid(self.name)}")
+
+    def _start(self, *command):
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for side in (self.here, self.there):
+            output = side.communicate(timeout=160)[0].decode().strip()
+            perfect = f'"received":{self.count},"lost":0,"late":0,"damaged":0'
+            check(side.returncode == 0 and perfect in output, f"the other guest was disturbed: {output}")
+
+
+GOOD = {
+    "protocol": "1",
+    "session": "4711",
+    "ring-page-order": "0",
+    "event-channel": "1000",
+    "tx-ring-refs": "900 901",
+    "rx-ring-refs": "902 903",
+}
+
+GARBAGE = [
+    {},  # nothing but grants and a port that do not exist
+    {"ring-page-order": "99"},
+    {"ring-page-order": "4"},
+    {"ring-page-order": "-1"},
+    {"ring-page-order": "4294967295"},
+    {"ring-page-order": "0x1"},
+    {"ring-page-order": ""},
+    {"ring-page-order": None},
+    {"protocol": "2"},
+    {"protocol": "one"},
+    {"protocol": None},
+    {"session": None},
+    {"session": "99999999999999999999"},
+    {"tx-ring-refs": None},
+    {"rx-ring-refs": ""},
+    {"tx-ring-refs": "900"},
+    {"tx-ring-refs": "900 901 902"},
+    {"tx-ring-refs": "900  901"},
+    {"tx-ring-refs": "a b"},
+    {"tx-ring-refs": "4294967295 4294967295"},
+    {"tx-ring-refs": "900 " * 800},
+    {"rx-ring-refs": "-1 -2"},
+    {"event-channel": "0"},
+    {"event-channel": "4294967295"},
+    {"event-channel": "-1"},
+    {"event-channel": None},
+    {"protocol": "x" * 3000},
+]
+
+
+@case(timeout=300)
+def garbage():
+    """Garbage in every node: never connected, an error in the backend's error node, no mapping left."""
+    with Bystander():
+        other = mappings() - 2
+        for wrong in GARBAGE:
+            anew()
+            requests = [(front(node), value) for node, value in {**GOOD, **wrong}.items() if value is not None]
+            xs.blast(NAME, [*requests, (front("state"), "3")])
+            text = ", ".join(f"{node} = {str(value)[:20]!r}" for node, value in wrong.items()) or "unknown grants"
+            check(mgmt.until(lambda: error() is not None, 10), f"{text}: no error in the error node")
+            check(read(back("state")) != "4", f"{text}: the backend is connected")
+            check(mappings() <= other, f"{text}: {mappings()} rings are mapped")
+        mgmt.note(f"the last error: {error()}")
+    recovers()
+    equal("rings that are mapped", MAPPINGS, mappings())
+
+
+@case(timeout=200)
+def strange_states():
+    """Each state that a guest may show, known or not, in every order of two."""
+    values = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "-1", "99999999999", "", "x"]
+    pairs = [(front("state"), v) for first in values for second in values for v in (first, second)]
+    anew()
+    with Bystander():
+        xs.blast(NAME, pairs)
+        time.sleep(2)
+    recovers()
+    equal("rings that are mapped", MAPPINGS, mappings())
+
+
+@case(timeout=200)
+def storm():
+    """200 random states while the module is loaded and messages run; then a reload, and all is well."""
+    mgmt.ready()
+    dice = random.Random(7)
+    with Bystander():
+        for _ in range(4):
+            xs.blast(NAME, [(front("state"), str(dice.randrange(9))) for _ in range(50)])
+            time.sleep(1)
+    recovers()
+    equal("rings that are mapped", MAPPINGS, mappings())
+
+
+@case(timeout=200)
+def other_rings():
+    """A connected guest rewrites its nodes: nothing of it is looked at before it starts anew."""
+    mgmt.ready()
+    before = mappings()
+    nodes = ("ring-page-order", "event-channel", "tx-ring-refs", "rx-ring-refs", "protocol")
+    kept = {node: read(front(node)) for node in nodes}
+    xs.blast(NAME, [(front(node), "99") for node in nodes])
+    time.sleep(1)
+    works()
+    # The same again, and now the backend is asked to take them.
+    xs.blast(NAME, [(front("session"), "1"), (front("state"), "3")])
+    check(mgmt.until(lambda: error() is not None or mappings() < before, 10), "the backend took what it cannot take")
+    check(None not in kept.values(), f"nodes are missing: {kept}")
+    recovers()
+    equal("rings that are mapped", before, mappings())
+
+
+@case(timeout=200)
+def removed_nodes():
+    """A guest removes its own nodes, one by one and all: the backend goes, attach brings it back."""
+    mgmt.ready()
+    for node in ("state", "backend", "tx-ring-refs"):
+        xs.blast(NAME, [(front(node), xs.REMOVE)])
+        time.sleep(0.5)
+        recovers()
+    xs.blast(NAME, [(front(), xs.REMOVE)])
+    check(mgmt.until(lambda: mappings() == MAPPINGS - 2, 20), f"{mappings()} rings are mapped")
+    recovers()
+    works(guests()[1])
+
+
+if __name__ == "__main__":
+    mgmt.ready()
+    mgmt.main()
