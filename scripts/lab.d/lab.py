@@ -119,7 +119,7 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
     g = p.add_argument_group("time and judgement")
     g.add_argument(
-        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 1500, shell: none)"
+        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 3600, shell: none)"
     )
     g.add_argument(
         "--step-timeout", type=float, default=90, metavar="S", help="for each call of the toolstack (90)"
@@ -190,7 +190,7 @@ def test(args: argparse.Namespace) -> int:
     args.guests = args.guests or "pv,pvh"
     if not (TOP / "selftests/run_kselftest.sh").exists():
         raise LabError("there is no selftests/run_kselftest.sh")
-    defaults(args, 1500)
+    defaults(args, 3600)
     directory = new_run("test")
     (directory / "ktap.txt").symlink_to("output.log")
     return Session(args, directory).execute()
