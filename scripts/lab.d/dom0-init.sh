@@ -114,8 +114,11 @@ while read -r guest type options; do
 	say phase "$guest created"
 done </lab/guests
 for guest in $names; do
-	labcon wait "$guest" "$LAB_GUEST_BOOT" 2>/dev/null ||
+	labcon wait "$guest" "$LAB_GUEST_BOOT" 2>/dev/null || {
+		state=$(labcon status "$guest")
+		[ "$state" = starting ] || give_up "$guest: it is $state, while it should boot"
 		hung "$guest: no sign of life after its creation (limit: $LAB_GUEST_BOOT s)"
+	}
 done
 [ -z "$names" ] || say phase "guests up"
 

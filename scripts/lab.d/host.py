@@ -25,7 +25,7 @@ TROUBLE = re.compile(
     r"unable to handle (page fault|kernel)|refcount_t: |list_(add|del) corruption|"
     r"Objects remaining|Poison overwritten|Bad page state|possible recursive locking|"
     r"(g\.e\.|grant).*still in use|\]: segfault at |"
-    r"\(XEN\).*(Panic on CPU|FATAL|Xen BUG|Xen WARN|Assertion .* failed|DOUBLE FAULT|domain_crash|"
+    r"\(XEN\).*(Panic on CPU|FATAL|Triple fault|Xen BUG|Xen WARN|Assertion .* failed|DOUBLE FAULT|domain_crash|"
     r"Domain \d+ .*crashed)"
 )
 # After these Dom0 is gone for good.

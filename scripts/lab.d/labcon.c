@@ -1068,9 +1068,13 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "run"))
 		return run(argc - 1, argv + 1);
 	if (!strcmp(verb, "wait") && argc == 4) {
-		double end = now() + atof(argv[3]);
+		double end = now() + atof(argv[3]), age;
 
-		while (client_age(argv[2]) < 0) {
+		while ((age = client_age(argv[2])) < 0) {
+			if (age == -2)
+				die("guest: %s is gone", argv[2]);
+			if (age == -3)
+				die("guest: %s panicked", argv[2]);
 			if (now() > end)
 				die("guest: %s did not come up in %s s", argv[2], argv[3]);
 			usleep(200000);
