@@ -12,6 +12,7 @@ GuestFile is the same in a guest of the lab, through nothing but its shell.
 import base64
 import errno
 import fcntl
+import functools
 import os
 import select
 import signal
@@ -286,6 +287,7 @@ def guests():
     return os.environ.get("LAB_GUESTS", "").split()
 
 
+@functools.cache
 def domid(name):
     return int(subprocess.run(["xl", "domid", name], capture_output=True, check=True, timeout=30).stdout)
 
@@ -313,10 +315,18 @@ def xenstore(path):
     return must("xenstore-read", path)
 
 
+def shell(script, timeout=120):
+    """A case in bash, with lib.sh; returns status and output."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    body = f". {here}/lib.sh; need_lab 2; test_it() {{ {script}\n}}; (ktap_case test_it)"
+    return run("bash", "-c", body, timeout=timeout)
+
+
 def ready():
     """Module loaded, guests attached and connected: what lib.sh's ready does."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    must("bash", "-c", f". {here}/lib.sh; need_lab 2; test_ready() {{ ready; }}; (ktap_case test_ready)", timeout=120)
+    status, output = shell("ready")
+    if status:
+        raise Failure(f"not ready: {output.strip()}")
 
 
 def until(condition, timeout=10.0):

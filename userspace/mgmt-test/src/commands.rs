@@ -7,7 +7,7 @@ use crate::report::Report;
 use crate::{Cli, Command, Traffic};
 use anyhow::{Context, Result, bail};
 use mgmt_channel::{Address, Channel, Error, Kind, Message};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Messages sent and received so far, for the watchdog's last words.
@@ -281,19 +281,20 @@ fn duplex(channel: &Channel, traffic: &Traffic, wait: Duration, linger: Duration
     let hellos = meet(channel, to, wait)?;
     let stream = new_stream();
     let report = Report::new("duplex");
-    let sent = AtomicBool::new(false);
+    let sending = AtomicU8::new(GOING_ON);
     let (ledger, returned) = std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(channel, traffic.count, hellos, linger, &sent));
-        let sending = (0..traffic.count).try_for_each(|number| {
+        let receiver = scope.spawn(|| receive(channel, traffic.count, hellos, linger, &sending));
+        let sent = (0..traffic.count).try_for_each(|number| {
             channel
                 .send(&traffic.message(to, stream, number))
                 .with_context(|| format!("sending message {number}"))?;
             SENT.store(number + 1, Ordering::Relaxed);
             anyhow::Ok(())
         });
-        sent.store(true, Ordering::Release);
+        let state = if sent.is_ok() { ALL_SENT } else { FAILED };
+        sending.store(state, Ordering::Release);
         let received = receiver.join().expect("the receiver does not panic");
-        sending.and(received)
+        sent.and(received)
     })?;
     let ok = ledger.is_perfect(traffic.count) && returned == 0;
     let mut report = report;
@@ -303,13 +304,18 @@ fn duplex(channel: &Channel, traffic: &Traffic, wait: Duration, linger: Duration
     Ok(ok)
 }
 
-/// Receives until `count` messages came, and this side has sent its own.
+/// What the sending half tells the receiving one.
+const GOING_ON: u8 = 0;
+const ALL_SENT: u8 = 1;
+const FAILED: u8 = 2;
+
+/// Receives until `count` messages came, and this side has sent its own or failed to.
 fn receive(
     channel: &Channel,
     count: u64,
     hellos: u64,
     linger: Duration,
-    sent: &AtomicBool,
+    sending: &AtomicU8,
 ) -> Result<(Ledger<Address>, u64)> {
     let mut ledger = Ledger::default();
     let mut returned = 0;
@@ -320,8 +326,10 @@ fn receive(
         } else {
             Duration::from_secs(1)
         };
+        let state = sending.load(Ordering::Acquire);
         match channel.recv(Some(timeout))? {
-            None if complete && sent.load(Ordering::Acquire) => return Ok((ledger, returned)),
+            _ if state == FAILED => return Ok((ledger, returned)),
+            None if complete && state == ALL_SENT => return Ok((ledger, returned)),
             None => {}
             Some(message) => match message.header.kind {
                 Kind::Establish => {}
