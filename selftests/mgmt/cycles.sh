@@ -73,8 +73,9 @@ MEMORY='
 	awk "/^MemTotal:/ { t = \$2 } /^MemFree:/ { f = \$2 } END { print \"memory\", t - f }" /proc/meminfo
 '
 
-# What the process caches of a moment hold is nobody's leak.
-NOISE='^slab:(dentry|.*inode.*|radix_tree_node|vm_area_struct|vma_.*|maple_node|anon_vma.*|filp|file_.*|pid.*|task_.*|cred.*|signal_cache|sighand_cache|files_cache|mm_struct|fs_cache|buffer_head|bio.*|skbuff.*|names_cache|lsm_.*|pool_workqueue|proc_dir_.*|shmem_.*|seq_file|numa_policy|nsproxy|eventpoll.*|sock_.*|UNIX.*|request_.*|xfs_.*|ext4.*|squashfs.*|ovl_.*|trace_event.*|percpu_.*|perf_.*|ep_.*|khugepaged.*|uts_.*|ip_.*|TCP.*|UDP.*|RAW.*|fib.*|tcp_.*|mnt_cache|delayed_node|sgpool.*|posix_.*|jbd2.*) '
+# What the process caches of a moment hold is nobody's leak. The kernel frees areas
+# of unmapped memory (vmap_area) when it likes; those in use are counted exactly.
+NOISE='^slab:(vmap_area|dentry|.*inode.*|radix_tree_node|vm_area_struct|vma_.*|maple_node|anon_vma.*|filp|file_.*|pid.*|task_.*|cred.*|signal_cache|sighand_cache|files_cache|mm_struct|fs_cache|buffer_head|bio.*|skbuff.*|names_cache|lsm_.*|pool_workqueue|proc_dir_.*|shmem_.*|seq_file|numa_policy|nsproxy|eventpoll.*|sock_.*|UNIX.*|request_.*|xfs_.*|ext4.*|squashfs.*|ovl_.*|trace_event.*|percpu_.*|perf_.*|ep_.*|khugepaged.*|uts_.*|ip_.*|TCP.*|UDP.*|RAW.*|fib.*|tcp_.*|mnt_cache|delayed_node|sgpool.*|posix_.*|jbd2.*) '
 
 memory() {
 	on "$1" "$MEMORY" | grep -vE "$NOISE" | sort
