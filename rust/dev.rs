@@ -7,7 +7,7 @@ use crate::{
     chardev::{is_nonblocking, Pollable},
     inbox::{PushError, CAPACITY},
     link::{Counters, Link},
-    mcb::{check_written, Bridge, Endpoint, Refused},
+    mcb::{check_written, Bridge, Endpoint, Prepared, Refused},
     message::{Principal, MAX_PAYLOAD},
     mgmt_back::set_mvm_ip,
     pure::route::Above,
@@ -46,12 +46,12 @@ impl MgmtFile {
         self.endpoint.as_ref().ok_or(EBADFD)
     }
 
-    fn bind(&self, app: AppId) -> Result {
+    fn bind(&self, app: AppId, shared: bool) -> Result {
         let _binding = self.binding.lock();
         if self.endpoint.as_ref().is_some() {
             return Err(EINVAL);
         }
-        let endpoint = self.bridge.bind(app, self.principal)?;
+        let endpoint = self.bridge.bind(app, self.principal, shared)?;
         self.endpoint.populate(endpoint);
         Ok(())
     }
@@ -66,7 +66,7 @@ impl MgmtFile {
         }
         let name = line.strip_prefix(b"bind ").ok_or(EBADFD)?;
         let name = name.strip_suffix(b"\n").unwrap_or(name);
-        self.bind(AppId::new(name).map_err(|_| EINVAL)?)?;
+        self.bind(AppId::new(name).map_err(|_| EINVAL)?, false)?;
         Ok(len)
     }
 
@@ -95,11 +95,19 @@ impl MgmtFile {
         if iov.copy_from_iter_vec(&mut payload, GFP_KERNEL_ACCOUNT)? != len - HEADER_LEN {
             return Err(EFAULT);
         }
-        let (mut message, target) = self
-            .bridge
-            .prepare(endpoint, &header, payload)
-            .map_err(errno)?;
-        let amount = message.amount();
+        let prepared = self.bridge.prepare(endpoint, &header, payload);
+        let (mut message, target) = match prepared.map_err(errno)? {
+            Prepared::To(message, target) => (message, target),
+            Prepared::Broadcast(copies) => {
+                let mut sent = self.sent.lock();
+                *sent += 1;
+                for (copy, _) in &copies {
+                    copy.set_sequence(*sent);
+                }
+                self.bridge.deliver(copies);
+                return Ok(len);
+            }
+        };
         loop {
             // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
             let mut sent = self.sent.lock();
@@ -116,7 +124,7 @@ impl MgmtFile {
             if nonblock {
                 return Err(EAGAIN);
             }
-            target.inbox().wait_room(self.principal, amount)?;
+            target.inbox().wait_room(&message)?;
         }
     }
 
@@ -271,10 +279,13 @@ impl MiscDevice for MgmtFile {
                 let bytes: [u8; size_of::<bindings::mgmt_bind>()] =
                     user(size_of::<bindings::mgmt_bind>()).reader().read()?;
                 let (app, rest) = bytes.split_first_chunk().ok_or(EINVAL)?;
-                if rest.iter().any(|&b| b != 0) {
+                let (flags, rest) = rest.split_first_chunk().ok_or(EINVAL)?;
+                let flags = u32::from_ne_bytes(*flags);
+                if flags & !bindings::MGMT_BIND_SHARED != 0 || rest.iter().any(|&b| b != 0) {
                     return Err(EINVAL);
                 }
-                this.bind(AppId::decode(app).map_err(|_| EINVAL)?)?;
+                let shared = flags & bindings::MGMT_BIND_SHARED != 0;
+                this.bind(AppId::decode(app).map_err(|_| EINVAL)?, shared)?;
             }
             IOC_INFO => user(size_of::<bindings::mgmt_info>())
                 .writer()

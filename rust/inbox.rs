@@ -5,7 +5,8 @@
 use crate::{
     link::Link,
     message::{Message, Principal},
-    pure::quota::{admits, Amount}, //
+    pure::quota::{admits, Amount},
+    wire::CLASSES, //
 };
 use kernel::{
     list::{List, ListArc},
@@ -15,8 +16,9 @@ use kernel::{
     rbtree::RBTree,
     sync::{
         lock::{spinlock::SpinLockBackend, Guard},
-        Arc, CondVar, SpinLock,
-    }, //
+        Arc, CondVar, CondVarTimeoutResult, SpinLock,
+    },
+    time::msecs_to_jiffies, //
 };
 
 /// What a receiver's queue holds at most.
@@ -46,7 +48,12 @@ pub(crate) struct Inbox {
 
 struct Queue {
     open: bool,
-    messages: List<Message>,
+    /// Messages by their priority class.
+    lanes: [List<Message>; CLASSES],
+    /// Messages whose deadline passed here, until [`Inbox::take_expired`].
+    expired: List<Message>,
+    /// How many of all these have a deadline.
+    deadlines: u32,
     used: Amount,
     /// What each sender holds, if anything; and how many senders that are.
     shares: RBTree<Principal, Amount>,
@@ -60,11 +67,39 @@ impl Queue {
         self.used.bytes > CAPACITY.bytes || self.used.messages > CAPACITY.messages
     }
 
-    fn admits(&self, principal: Principal, more: Amount) -> bool {
-        let share = self.shares.get(&principal);
+    fn admits(&self, message: &Message) -> bool {
+        let share = self.shares.get(&message.principal);
         let senders = self.senders + u32::from(share.is_none());
         let share = share.copied().unwrap_or_default();
-        admits(CAPACITY, self.used, share, senders, more)
+        let (more, bulk) = (message.amount(), message.class() == 0);
+        admits(CAPACITY, self.used, share, senders, more, bulk)
+    }
+
+    /// Queues a message behind those of its class.
+    fn enqueue(&mut self, message: ListArc<Message>) -> Result<(), ListArc<Message>> {
+        if self.charge(&message).is_err() {
+            return Err(message);
+        }
+        self.deadlines += u32::from(message.has_deadline());
+        self.lanes[message.class()].push_back(message);
+        Ok(())
+    }
+
+    /// The class that the next message is of. Sets aside what has expired before it.
+    fn next_class(&mut self) -> Option<usize> {
+        for (class, lane) in self.lanes.iter_mut().enumerate().rev() {
+            loop {
+                let mut cursor = lane.cursor_front();
+                let Some(next) = cursor.peek_next() else {
+                    break;
+                };
+                if !next.arc().is_expired() {
+                    return Some(class);
+                }
+                self.expired.push_back(next.remove());
+            }
+        }
+        None
     }
 
     fn charge(&mut self, message: &Message) -> Result {
@@ -83,6 +118,7 @@ impl Queue {
     fn discharge(&mut self, message: &Message) {
         let amount = message.amount();
         self.used = self.used.minus(amount);
+        self.deadlines -= u32::from(message.has_deadline());
         if let Some(share) = self.shares.get_mut(&message.principal) {
             *share = share.minus(amount);
             if share.is_zero() {
@@ -99,7 +135,9 @@ impl Inbox {
             queue <- new_spinlock!(
                 Queue {
                     open: true,
-                    messages: List::new(),
+                    lanes: [const { List::new() }; CLASSES],
+                    expired: List::new(),
+                    deadlines: 0,
                     used: Amount::default(),
                     shares: RBTree::new(),
                     senders: 0,
@@ -117,11 +155,10 @@ impl Inbox {
         if !queue.open {
             return Err(PushError::Closed(message));
         }
-        if !queue.admits(message.principal, message.amount()) || queue.charge(&message).is_err() {
+        if !queue.admits(&message) {
             return Err(PushError::Full(message));
         }
-        queue.messages.push_back(message);
-        Ok(())
+        queue.enqueue(message).map_err(PushError::Full)
     }
 
     /// Queues what comes back to its own sender, whose queue this is, or gives it back if the
@@ -134,11 +171,7 @@ impl Inbox {
         if !queue.open {
             return Err(PushError::Closed(message));
         }
-        if queue.charge(&message).is_err() {
-            return Err(PushError::Full(message));
-        }
-        queue.messages.push_back(message);
-        Ok(())
+        queue.enqueue(message).map_err(PushError::Full)
     }
 
     /// Whether so much came back to this receiver that it must read before it sends.
@@ -146,22 +179,34 @@ impl Inbox {
         self.queue.lock().is_over_capacity()
     }
 
-    /// Waits until a message of this size from this sender may fit, or the receiver is gone.
+    /// Waits until this message may fit, or the receiver is gone.
     ///
-    /// `EINTR` (as `ERESTARTSYS`) if a signal came first.
-    pub(crate) fn wait_room(&self, principal: Principal, amount: Amount) -> Result {
+    /// `EINTR` (as `ERESTARTSYS`) if a signal came first, `ETIMEDOUT` if its deadline passed.
+    pub(crate) fn wait_room(&self, message: &Message) -> Result {
         let mut queue = self.queue.lock();
-        while queue.open && !queue.admits(principal, amount) {
-            if self.room.wait_interruptible(&mut queue) {
+        while queue.open && !queue.admits(message) {
+            let Some(left) = message.time_left() else {
+                if self.room.wait_interruptible(&mut queue) {
+                    return Err(ERESTARTSYS);
+                }
+                continue;
+            };
+            if left == 0 {
+                return Err(ETIMEDOUT);
+            }
+            let jiffies = msecs_to_jiffies(left);
+            if let CondVarTimeoutResult::Signal { .. } =
+                self.room.wait_interruptible_timeout(&mut queue, jiffies)
+            {
                 return Err(ERESTARTSYS);
             }
         }
         Ok(())
     }
 
-    /// Calls [`Link::schedule`] once when there may be room again, or now if there is.
-    pub(crate) fn call_when_room(&self, link: &Arc<Link>, principal: Principal, amount: Amount) {
-        self.call_unless(link, |queue| queue.admits(principal, amount));
+    /// Calls [`Link::schedule`] once when this message may fit, or now if it does.
+    pub(crate) fn call_when_room(&self, link: &Arc<Link>, message: &Message) {
+        self.call_unless(link, |queue| queue.admits(message));
     }
 
     /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over capacity.
@@ -213,15 +258,14 @@ impl Inbox {
         if !queue.open {
             return Err(ENODEV);
         }
-        let len = {
-            let mut cursor = queue.messages.cursor_front();
-            let next = cursor.peek_next().ok_or(EAGAIN)?;
-            next.arc().len()
-        };
-        if len > max {
+        let class = queue.next_class().ok_or(EAGAIN)?;
+        let lane = &mut queue.lanes[class];
+        let mut cursor = lane.cursor_front();
+        let next = cursor.peek_next().ok_or(EAGAIN)?;
+        if next.arc().len() > max {
             return Err(EMSGSIZE);
         }
-        let message = queue.messages.pop_front().ok_or(EAGAIN)?;
+        let message = next.remove();
         queue.discharge(&message);
         self.made_room(queue);
         Ok(message)
@@ -232,13 +276,14 @@ impl Inbox {
         let mut queue = self.queue.lock();
         // Without memory for the account, it goes uncharged, once, to nobody's gain.
         let _ = queue.charge(&message);
-        queue.messages.push_front(message);
+        queue.deadlines += u32::from(message.has_deadline());
+        queue.lanes[message.class()].push_front(message);
     }
 
     /// Whether a message waits, or never will.
     pub(crate) fn is_readable(&self) -> bool {
-        let queue = self.queue.lock();
-        !queue.open || !queue.messages.is_empty()
+        let mut queue = self.queue.lock();
+        !queue.open || queue.next_class().is_some()
     }
 
     /// Messages that wait.
@@ -246,13 +291,45 @@ impl Inbox {
         self.queue.lock().used
     }
 
-    /// Refuses messages from now on and gives back those that wait, in order.
+    /// Takes out the messages whose deadline has passed. Also returns whether others have one
+    /// that will.
+    pub(crate) fn take_expired(&self) -> (List<Message>, bool) {
+        let mut taken = List::new();
+        let mut queue = self.queue.lock();
+        if queue.deadlines == 0 {
+            return (taken, false);
+        }
+        taken.push_all_back(&mut queue.expired);
+        for lane in &mut queue.lanes {
+            let mut cursor = lane.cursor_front();
+            while let Some(next) = cursor.peek_next() {
+                if next.arc().is_expired() {
+                    taken.push_back(next.remove());
+                } else {
+                    cursor.move_next();
+                }
+            }
+        }
+        for message in taken.iter() {
+            queue.discharge(&message);
+        }
+        if !taken.is_empty() {
+            self.made_room(&mut queue);
+        }
+        (taken, queue.deadlines > 0)
+    }
+
+    /// Refuses messages from now on and gives back those that wait, the most urgent first.
     pub(crate) fn close(&self) -> List<Message> {
         let mut left = List::new();
         let mut queue = self.queue.lock();
         queue.open = false;
-        left.push_all_back(&mut queue.messages);
+        left.push_all_back(&mut queue.expired);
+        for lane in queue.lanes.iter_mut().rev() {
+            left.push_all_back(lane);
+        }
         queue.used = Amount::default();
+        queue.deadlines = 0;
         queue.shares = RBTree::new();
         queue.senders = 0;
         self.made_room(&mut queue);

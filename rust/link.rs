@@ -38,7 +38,7 @@ use kernel::{
 };
 
 /// Messages that a link takes from its ring before others get their turn.
-const BUDGET: u32 = 64;
+const BUDGET: usize = 64;
 /// Jiffies until a link that found no memory tries again.
 const RETRY_DELAY: usize = 2;
 
@@ -92,6 +92,8 @@ pub(crate) struct Link {
     io: Mutex<Io>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
+    /// The work waits for its time: nothing else queues it meanwhile.
+    retrying: Atomic<bool>,
     #[pin]
     work: DelayedWork<Link>,
 }
@@ -114,6 +116,9 @@ impl WorkItem for Link {
     type Pointer = Arc<Link>;
 
     fn run(this: Arc<Link>) {
+        if this.retrying.xchg(false, ordering::Relaxed) {
+            this.bridge.delay_ended();
+        }
         this.pump();
     }
 }
@@ -182,6 +187,7 @@ impl Link {
                     "mgmt_link"
                 ),
                 event: Atomic::new(false),
+                retrying: Atomic::new(false),
                 work <- new_delayed_work!("mgmt_link"),
             }),
             GFP_KERNEL,
@@ -284,10 +290,14 @@ impl Link {
             Next::Wait => {}
             Next::Again => Self::schedule(self),
             Next::Later => {
-                let _ = self
-                    .bridge
-                    .queue()
-                    .enqueue_delayed(self.clone(), RETRY_DELAY);
+                let queue = self.bridge.queue();
+                self.bridge.delay_begins();
+                self.retrying.store(true, ordering::Relaxed);
+                if queue.enqueue_delayed(self.clone(), RETRY_DELAY).is_err()
+                    && self.retrying.xchg(false, ordering::Relaxed)
+                {
+                    self.bridge.delay_ended();
+                }
             }
         }
     }
@@ -298,14 +308,18 @@ impl Link {
             return Ok(Next::Wait);
         };
         let mut next = Next::Again;
-        for _ in 0..BUDGET {
+        let mut budget = BUDGET;
+        while budget > 0 {
+            budget -= 1;
             if let Some((message, target)) = io.stalled.take() {
-                io.stalled = self.hand_over(message, target);
+                if message.is_expired() {
+                    self.bridge.bounce(&message, Reason::Deadline);
+                } else {
+                    io.stalled = self.hand_over(message, target);
+                }
             }
             if let Some((message, target)) = &io.stalled {
-                target
-                    .inbox()
-                    .call_when_room(self, message.principal, message.amount());
+                target.inbox().call_when_room(self, message);
                 self.counters.stalls.add(1);
                 next = Next::Wait;
                 break;
@@ -340,6 +354,10 @@ impl Link {
             match self.bridge.forward(self, header, payload) {
                 Forwarded::To(message, target) => {
                     io.stalled = self.hand_over(message, target);
+                }
+                Forwarded::Broadcast(copies) => {
+                    budget = budget.saturating_sub(copies.len());
+                    self.bridge.deliver(copies);
                 }
                 Forwarded::Dropped => {}
                 Forwarded::Forged => return Err(Violation::Forged),
@@ -381,6 +399,10 @@ impl Link {
                     Err(_) => break,
                 },
             };
+            if message.is_expired() {
+                self.bridge.bounce(&message, Reason::Deadline);
+                continue;
+            }
             let header = message.header().encode();
             match channel.tx.push(&[&header, &message.payload]) {
                 Ok(()) => {
@@ -406,6 +428,24 @@ impl Link {
             channel.event.notify();
         }
         Ok(moved)
+    }
+
+    /// Has a message dealt with that has expired outside of the queues. Whether there is any that
+    /// has a deadline.
+    pub(crate) fn expire(this: &Arc<Self>) -> bool {
+        let Some(io) = this.io.try_lock() else {
+            // Somebody deals with it right now.
+            return true;
+        };
+        let stalled = io.stalled.as_ref().map(|(message, _)| message);
+        let has_deadline = |message: &ListArc<Message>| message.has_deadline();
+        let more =
+            stalled.is_some_and(has_deadline) || io.outgoing.as_ref().is_some_and(has_deadline);
+        drop(io);
+        if more {
+            Self::schedule(this);
+        }
+        more
     }
 
     /// Closes the channel of a peer that broke the rules. Says so once: the channel is gone then.

@@ -23,17 +23,23 @@ use kernel::{
         poll::PollCondVarBox,
         Arc,
         SpinLock, //
-    }, //
+    },
+    time::{delay::fsleep, msecs_to_jiffies, Delta},
+    workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem}, //
 };
 
 /// What the bridge itself sends is charged to this principal.
 const BRIDGE: Principal = Principal(0);
+/// A sender hears of a deadline that passed within this time, in milliseconds.
+const EXPIRY_PERIOD: u32 = 100;
 
 /// Somebody in this domain who has bound an App_ID.
 #[pin_data]
 pub(crate) struct Endpoint {
     pub(crate) app: AppId,
     pub(crate) principal: Principal,
+    /// Whether others may bind the same App_ID.
+    shared: bool,
     #[pin]
     pub(crate) inbox: Inbox,
     /// Notified when a message was queued.
@@ -41,6 +47,7 @@ pub(crate) struct Endpoint {
 }
 
 /// Who gets a message next.
+#[derive(Clone)]
 pub(crate) enum Target {
     Endpoint(Arc<Endpoint>),
     Link(Arc<Link>),
@@ -85,10 +92,22 @@ impl Target {
     }
 }
 
+/// A message and its receiver.
+pub(crate) type Addressed = (ListArc<Message>, Target);
+
+/// What an endpoint's message became.
+pub(crate) enum Prepared {
+    To(ListArc<Message>, Target),
+    /// Copies for each receiver of a broadcast, be there any or none.
+    Broadcast(KVVec<Addressed>),
+}
+
 /// What became of a message that came in by a link.
 pub(crate) enum Forwarded {
     /// It goes to this receiver, or back where it came from as undeliverable.
     To(ListArc<Message>, Target),
+    /// Copies of it go to these receivers.
+    Broadcast(KVVec<Addressed>),
     /// It ends here: undeliverable, and nobody wants to know.
     Dropped,
     /// No bridge sends such a message.
@@ -115,11 +134,18 @@ pub(crate) struct Bridge {
     next_epoch: Atomic<u32>,
     #[pin]
     table: SpinLock<Table>,
+    /// Takes expired messages out of all queues, while any has a deadline.
+    #[pin]
+    expiry: DelayedWork<Bridge>,
+    /// How many delayed works wait for their time, and whether no more may.
+    delayed: Atomic<u32>,
+    closing: Atomic<bool>,
 }
 
 struct Table {
     names: Names,
-    endpoints: RBTree<AppId, Arc<Endpoint>>,
+    /// By name and then by age.
+    endpoints: RBTree<(AppId, Principal), Arc<Endpoint>>,
     guests: RBTree<u32, Arc<Link>>,
     uplink: Option<Arc<Link>>,
 }
@@ -130,6 +156,34 @@ pub(crate) struct Summary {
     pub(crate) uplink: bool,
     pub(crate) links: u32,
     pub(crate) endpoints: u32,
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self> for Bridge { self.expiry }
+}
+
+impl WorkItem for Bridge {
+    type Pointer = Arc<Bridge>;
+
+    fn run(this: Arc<Bridge>) {
+        this.delay_ended();
+        if this.expire() {
+            Self::expire_later(&this);
+        }
+    }
+}
+
+impl Table {
+    /// Every endpoint that has bound an App_ID, the oldest first.
+    fn bound(&self, app: AppId) -> impl Iterator<Item = Arc<Endpoint>> + '_ {
+        let mut from = Principal(0);
+        core::iter::from_fn(move || {
+            let cursor = self.endpoints.cursor_lower_bound(&(app, from))?;
+            let ((name, principal), endpoint) = cursor.current();
+            from = Principal(principal.0 + 1);
+            (*name == app).then(|| endpoint.clone())
+        })
+    }
 }
 
 impl Bridge {
@@ -149,6 +203,9 @@ impl Bridge {
                     },
                     "mgmt_table"
                 ),
+                expiry <- new_delayed_work!("mgmt_expiry"),
+                delayed: Atomic::new(0),
+                closing: Atomic::new(false),
             }),
             GFP_KERNEL,
         )
@@ -157,6 +214,25 @@ impl Bridge {
     /// Where links do their work.
     pub(crate) fn queue(&self) -> &OwnedQueue {
         &self.queue
+    }
+
+    /// Waits until none of the bridge's work runs or is queued. Nothing may be left that queues
+    /// work of its own.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Relaxed);
+        while self.delayed.load(Relaxed) != 0 {
+            fsleep(Delta::from_millis(5));
+        }
+        self.queue.drain();
+    }
+
+    /// Counts work that waits for its time: until [`Bridge::delay_ended`] the module stays.
+    pub(crate) fn delay_begins(&self) {
+        self.delayed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn delay_ended(&self) {
+        self.delayed.fetch_sub(1, Relaxed);
     }
 
     pub(crate) fn new_principal(&self) -> Principal {
@@ -203,20 +279,26 @@ impl Bridge {
         self.table.lock().uplink.clone()
     }
 
-    /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it.
-    pub(crate) fn bind(&self, app: AppId, principal: Principal) -> Result<Arc<Endpoint>> {
+    /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it.
+    pub(crate) fn bind(
+        &self,
+        app: AppId,
+        principal: Principal,
+        shared: bool,
+    ) -> Result<Arc<Endpoint>> {
         let endpoint = Arc::pin_init(
             try_pin_init!(Endpoint {
                 app,
                 principal,
+                shared,
                 inbox <- Inbox::new(),
                 readable: PollCondVarBox::new(c"mgmt_endpoint", kernel::static_lock_class!())?,
             }),
             GFP_KERNEL,
         )?;
-        let node = RBTreeNode::new(app, endpoint.clone(), GFP_KERNEL)?;
+        let node = RBTreeNode::new((app, principal), endpoint.clone(), GFP_KERNEL)?;
         let mut table = self.table.lock();
-        if table.endpoints.get(&app).is_some() {
+        if table.bound(app).any(|other| !(shared && other.shared)) {
             return Err(EADDRINUSE);
         }
         table.endpoints.insert(node);
@@ -225,7 +307,8 @@ impl Bridge {
 
     /// Frees the App_ID; what the endpoint had not read goes back to its senders.
     pub(crate) fn unbind(&self, endpoint: &Endpoint) {
-        let node = self.table.lock().endpoints.remove_node(&endpoint.app);
+        let key = (endpoint.app, endpoint.principal);
+        let node = self.table.lock().endpoints.remove_node(&key);
         drop(node);
         let mut left = endpoint.inbox.close();
         endpoint.readable.notify_all();
@@ -282,36 +365,42 @@ impl Bridge {
         }
     }
 
-    /// Stamps a message of an endpoint and finds its receiver.
+    /// Stamps a message of an endpoint and finds who receives it.
     ///
     /// `header` is as the endpoint wrote it; `payload` has the length that it says.
     pub(crate) fn prepare(
-        &self,
-        from: &Endpoint,
+        self: &Arc<Self>,
+        from: &Arc<Endpoint>,
         header: &Header,
         payload: KVVec<u8>,
-    ) -> Result<(ListArc<Message>, Target), Refused> {
+    ) -> Result<Prepared, Refused> {
         if from.inbox.is_over_capacity() {
             return Err(Refused::Backlog);
         }
-        let (target, component, own) = self.find(Origin::Local, header)?;
-        let header = Header {
+        let mut header = Header {
             hops: 0,
             epoch: 0,
-            source: Address::new(own.into(), from.app),
-            destination: Address {
-                component,
-                ..header.destination
-            },
+            source: Address::new(self.names().own().into(), from.app),
             ..*header
         };
+        if header.deadline_ms != 0 {
+            Self::expire_later(self);
+        }
+        if header.flags.contains(Flags::BROADCAST) {
+            let back = Target::Endpoint(from.clone());
+            return self
+                .distribute(Origin::Local, &header, &payload, from.principal, &back)
+                .map(Prepared::Broadcast);
+        }
+        let (target, component) = self.find(Origin::Local, &header)?;
+        header.destination.component = component;
         let message = Message::new(header, payload, from.principal).map_err(Refused::Failed)?;
-        Ok((message, target))
+        Ok(Prepared::To(message, target))
     }
 
     /// Finds the receiver of a message that came in by `link`.
     pub(crate) fn forward(
-        &self,
+        self: &Arc<Self>,
         link: &Arc<Link>,
         mut header: Header,
         payload: KVVec<u8>,
@@ -332,21 +421,30 @@ impl Bridge {
             }
         }
         header.hops = header.hops.saturating_add(1);
+        if header.deadline_ms != 0 {
+            Self::expire_later(self);
+        }
         let found = if header.hops > MAX_HOPS {
-            Err(Reason::Hops)
+            Err(Refused::Unreachable(Reason::Hops))
+        } else if header.flags.contains(Flags::BROADCAST) {
+            let back = Target::Link(link.clone());
+            match self.distribute(link.origin, &header, &payload, link.principal, &back) {
+                Ok(copies) => return Forwarded::Broadcast(copies),
+                Err(refused) => Err(refused),
+            }
         } else {
             self.find(link.origin, &header)
-                .map_err(|refused| match refused {
-                    Refused::Unreachable(reason) => reason,
-                    _ => Reason::NoComponent,
-                })
         };
         let result = match found {
-            Ok((target, destination, _)) => {
+            Ok((target, destination)) => {
                 header.destination.component = destination;
                 Message::new(header, payload, link.principal).map(|message| (message, target))
             }
-            Err(reason) => {
+            Err(refused) => {
+                let reason = match refused {
+                    Refused::Unreachable(reason) => reason,
+                    _ => Reason::NoComponent,
+                };
                 let Some(back) = header.undeliverable(reason) else {
                     return Forwarded::Dropped;
                 };
@@ -369,10 +467,15 @@ impl Bridge {
 
     /// Tells the sender of `message` that it was not delivered, if it wants to know and is there.
     pub(crate) fn bounce(&self, message: &Message, reason: Reason) {
+        let reason = if message.is_expired() {
+            Reason::Deadline
+        } else {
+            reason
+        };
         let Some(back) = message.undeliverable(reason, BRIDGE) else {
             return;
         };
-        let Ok((target, ..)) = self.find(Origin::Local, &back.header()) else {
+        let Ok((target, _)) = self.find(Origin::Local, &back.header()) else {
             // The sender is gone.
             return;
         };
@@ -383,20 +486,16 @@ impl Bridge {
         let _ = target.push_returned(back);
     }
 
-    fn find(
-        &self,
-        origin: Origin,
-        header: &Header,
-    ) -> Result<(Target, Component, VmName), Refused> {
+    /// Finds the receiver of a message to one, and the name that its component is to carry.
+    fn find(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
         let table = self.table.lock();
-        let own = table.names.own();
         let (way, component) = route(&table.names, origin, &header.destination.component);
         let target = match way {
             Route::Local => {
-                let app = header.destination.app.as_ref();
-                let endpoint = app.and_then(|app| table.endpoints.get(app));
+                let app = header.destination.app;
+                let endpoint = app.and_then(|app| table.bound(app).next());
                 let endpoint = endpoint.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
-                Target::Endpoint(endpoint.clone())
+                Target::Endpoint(endpoint)
             }
             Route::Guest(id) => {
                 let link = table.guests.get(&id);
@@ -407,16 +506,198 @@ impl Bridge {
                 let link = table.uplink.as_ref().ok_or(Refused::NotConnected)?;
                 Target::Link(link.clone())
             }
+            // Only a broadcast goes to everybody.
+            Route::LocalAndUplink | Route::LocalAndGuests => {
+                return Err(Refused::Unreachable(Reason::NoComponent))
+            }
             Route::Unreachable(reason) => return Err(Refused::Unreachable(reason)),
         };
-        Ok((target, component, own))
+        Ok((target, component))
+    }
+
+    /// Makes the copies of a broadcast, for every receiver but the sender.
+    ///
+    /// A bridge answers itself for the endpoints of its domain when it is asked who is there;
+    /// `back` is where the answer goes.
+    fn distribute(
+        &self,
+        origin: Origin,
+        header: &Header,
+        payload: &[u8],
+        principal: Principal,
+        back: &Target,
+    ) -> Result<KVVec<Addressed>, Refused> {
+        let is_question = header.kind == Kind::Discover && header.flags.contains(Flags::REQUEST);
+        let targets = self.find_all(origin, header, principal)?;
+        let mut copies = KVVec::with_capacity(targets.len(), GFP_KERNEL)
+            .map_err(|e| Refused::Failed(e.into()))?;
+        for (target, component) in targets {
+            let destination = Address {
+                component,
+                ..header.destination
+            };
+            let copy = if is_question && matches!(target, Target::Endpoint(_)) {
+                let answer = Header {
+                    correlation: header.correlation,
+                    priority: header.priority,
+                    flags: Flags::NO_UNDELIVERABLE,
+                    source: destination,
+                    ..Header::new(Kind::Reply, header.source, 0)
+                };
+                Message::new(answer, KVVec::new(), BRIDGE).map(|answer| (answer, back.clone()))
+            } else {
+                let mut bytes = KVVec::new();
+                bytes
+                    .extend_from_slice(payload, GFP_KERNEL)
+                    .map_err(|e| Refused::Failed(e.into()))?;
+                let header = Header {
+                    destination,
+                    ..*header
+                };
+                Message::new(header, bytes, principal).map(|copy| (copy, target))
+            };
+            copies
+                .push(copy.map_err(Refused::Failed)?, GFP_KERNEL)
+                .map_err(|e| Refused::Failed(e.into()))?;
+        }
+        Ok(copies)
+    }
+
+    /// Finds every receiver of a broadcast but the sender, and the name of the component of each.
+    fn find_all(
+        &self,
+        origin: Origin,
+        header: &Header,
+        sender: Principal,
+    ) -> Result<KVec<(Target, Component)>, Refused> {
+        let failed = |_| Refused::Failed(ENOMEM);
+        let mut targets = KVec::new();
+        let table = self.table.lock();
+        let names = &table.names;
+        let (way, component) = route(names, origin, &header.destination.component);
+        let local = match way {
+            Route::Local => Some(component),
+            Route::LocalAndUplink => Some(names.own().into()),
+            Route::LocalAndGuests => Some(names.mvm.into()),
+            _ => None,
+        };
+        if let (Some(component), Some(app)) = (local, header.destination.app) {
+            for endpoint in table.bound(app).filter(|e| e.principal != sender) {
+                targets
+                    .push((Target::Endpoint(endpoint), component), GFP_ATOMIC)
+                    .map_err(failed)?;
+            }
+        }
+        match way {
+            Route::Local => {}
+            Route::Guest(id) => {
+                let link = table.guests.get(&id);
+                let link = link.ok_or(Refused::Unreachable(Reason::NoComponent))?;
+                targets
+                    .push((Target::Link(link.clone()), component), GFP_ATOMIC)
+                    .map_err(failed)?;
+            }
+            Route::Uplink | Route::LocalAndUplink => {
+                let link = table.uplink.as_ref().ok_or(Refused::NotConnected)?;
+                targets
+                    .push((Target::Link(link.clone()), component), GFP_ATOMIC)
+                    .map_err(failed)?;
+            }
+            Route::LocalAndGuests => {
+                let others = table.guests.iter();
+                for (&vm_id, link) in others.filter(|(_, link)| link.origin != origin) {
+                    let name = VmName {
+                        mvm_ip: names.mvm.mvm_ip,
+                        vm_id,
+                    };
+                    targets
+                        .push((Target::Link(link.clone()), name.into()), GFP_ATOMIC)
+                        .map_err(failed)?;
+                }
+            }
+            Route::Unreachable(reason) => return Err(Refused::Unreachable(reason)),
+        }
+        Ok(targets)
+    }
+
+    /// Delivers the copies of a broadcast. Nobody waits for a receiver that is full: its copy
+    /// comes back.
+    pub(crate) fn deliver(&self, copies: KVVec<Addressed>) {
+        for (message, target) in copies {
+            let pushed = if message.principal == BRIDGE {
+                target.push_returned(message)
+            } else {
+                target.push(message)
+            };
+            match pushed {
+                Ok(()) => {}
+                Err(PushError::Full(message)) => self.bounce(&message, Reason::Quota),
+                Err(PushError::Closed(message)) => self.bounce(&message, Reason::PeerGone),
+            }
+        }
+    }
+
+    /// Sees to it that expired messages come back, soon.
+    fn expire_later(this: &Arc<Self>) {
+        if this.closing.load(Relaxed) {
+            return;
+        }
+        this.delay_begins();
+        let delay = msecs_to_jiffies(EXPIRY_PERIOD);
+        if this.queue.enqueue_delayed(this.clone(), delay).is_err() {
+            // It is under way already.
+            this.delay_ended();
+        }
+    }
+
+    /// Returns expired messages to their senders. Whether others have a deadline still.
+    fn expire(&self) -> bool {
+        let mut more = false;
+        let expire = |inbox: &Inbox| {
+            let (mut expired, rest) = inbox.take_expired();
+            while let Some(message) = expired.pop_front() {
+                self.bounce(&message, Reason::Deadline);
+            }
+            rest
+        };
+        let mut next = self.endpoint_after(None);
+        while let Some(endpoint) = next {
+            more |= expire(&endpoint.inbox);
+            next = self.endpoint_after(Some(&endpoint));
+        }
+        let mut links = self.uplink().map(|link| (u32::MAX, link));
+        if links.is_none() {
+            links = self.guest_from(0);
+        }
+        while let Some((id, link)) = links {
+            more |= expire(&link.inbox);
+            more |= Link::expire(&link);
+            links = self.guest_from(id.wrapping_add(1));
+        }
+        more
+    }
+
+    /// The endpoint behind this one in the table, or the first.
+    fn endpoint_after(&self, last: Option<&Endpoint>) -> Option<Arc<Endpoint>> {
+        let table = self.table.lock();
+        let cursor = match last {
+            None => table.endpoints.cursor_front(),
+            Some(last) => {
+                let behind = (last.app, Principal(last.principal.0 + 1));
+                table.endpoints.cursor_lower_bound(&behind)
+            }
+        };
+        cursor.map(|cursor| cursor.current().1.clone())
     }
 }
 
 /// Whether an endpoint may write such a header, apart from where it goes.
 pub(crate) fn check_written(header: &Header) -> Result {
-    if header.flags.contains(Flags::BROADCAST) {
-        return Err(EOPNOTSUPP);
+    let broadcast = header.flags.contains(Flags::BROADCAST);
+    if broadcast && header.kind == Kind::Reply
+        || !broadcast && header.destination.component == Component::Platform
+    {
+        return Err(EINVAL);
     }
     if !header.kind.is_from_endpoint() || header.destination.app.is_none() {
         return Err(EINVAL);

@@ -9,7 +9,8 @@ use crate::{
 use kernel::{
     list::{impl_list_arc_safe, impl_list_item, ListArc, ListLinks},
     prelude::*,
-    sync::atomic::{ordering::Relaxed, Atomic}, //
+    sync::atomic::{ordering::Relaxed, Atomic},
+    time::{Delta, Instant, Monotonic}, //
 };
 
 /// The largest payload that the bridge takes, bytes.
@@ -27,6 +28,8 @@ pub(crate) struct Message {
     sequence: Atomic<u64>,
     pub(crate) payload: KVVec<u8>,
     pub(crate) principal: Principal,
+    /// When it is no longer worth delivering, if ever.
+    expires: Option<Instant<Monotonic>>,
     /// Where the message ends in the ring that it was put into; meaningless before.
     ring_position: Atomic<u32>,
     #[pin]
@@ -42,7 +45,7 @@ impl_list_item! {
 }
 
 impl Message {
-    /// Makes a message. `payload` has the length that `header` says.
+    /// Makes a message. `payload` has the length that `header` says; its time starts now.
     pub(crate) fn new(
         header: Header,
         payload: KVVec<u8>,
@@ -51,6 +54,9 @@ impl Message {
         ListArc::pin_init(
             try_pin_init!(Self {
                 sequence: Atomic::new(header.sequence),
+                expires: (header.deadline_ms != 0).then(|| {
+                    Instant::now() + Delta::from_millis(header.deadline_ms.into())
+                }),
                 header,
                 payload,
                 principal,
@@ -75,12 +81,33 @@ impl Message {
             .ok()
     }
 
-    /// The header, as the receiver gets it.
+    /// The header, as the receiver gets it: the deadline is what is left of it.
     pub(crate) fn header(&self) -> Header {
         Header {
             sequence: self.sequence.load(Relaxed),
+            deadline_ms: self.time_left().map_or(0, |left| left.max(1)),
             ..self.header
         }
+    }
+
+    /// Milliseconds until it expires, if it ever does; 0 from then on.
+    pub(crate) fn time_left(&self) -> Option<u32> {
+        let left = self.expires? - Instant::now();
+        Some(u32::try_from(left.as_millis_ceil().max(0)).unwrap_or(u32::MAX))
+    }
+
+    /// Whether its deadline has passed.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.time_left() == Some(0)
+    }
+
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.expires.is_some()
+    }
+
+    /// Its priority class, an index below [`CLASSES`](crate::wire::CLASSES).
+    pub(crate) fn class(&self) -> usize {
+        self.header.class()
     }
 
     /// Stamps the sequence number, before the message is queued.

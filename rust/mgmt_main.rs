@@ -97,7 +97,7 @@ impl Drop for BridgeGuard {
         let bridge = BRIDGE.lock().take();
         if let Some(bridge) = bridge {
             // No driver, link or file is left to queue work: after this, none runs.
-            bridge.queue().drain();
+            bridge.close();
         }
     }
 }

@@ -18,10 +18,16 @@
 #define MGMT_COMPONENT_LEN	32	/* bytes of an encoded Component_ID */
 #define MGMT_APP_ID_LEN		32	/* bytes of an encoded App_ID, NUL padding included */
 
+/*
+ * Others may bind the same App_ID, if they say so too. Broadcasts go to all of them, other
+ * messages to the one that was first.
+ */
+#define MGMT_BIND_SHARED	(1u << 0)
+
 /* MGMT_IOC_BIND: serve @app with this file. Once per file. */
 struct mgmt_bind {
 	__u8	app[MGMT_APP_ID_LEN];	/* NUL-padded: 1 to 31 of A-Z a-z 0-9 . _ - */
-	__u32	flags;			/* 0 */
+	__u32	flags;			/* MGMT_BIND_* */
 	__u32	reserved[7];		/* 0 */
 };
 

@@ -77,6 +77,10 @@ pub enum Route {
     Guest(u32),
     /// Through the channel to this domain's management VM.
     Uplink,
+    /// Here, and to the management VM, which distributes it.
+    LocalAndUplink,
+    /// Here, and to every guest but the one that it came from.
+    LocalAndGuests,
     /// Nowhere.
     Unreachable(Reason),
 }
@@ -111,6 +115,10 @@ pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, 
                 (Route::Uplink, mvm.into())
             }
         },
+        (Component::Platform, Origin::Local) if names.above != Above::Nobody => {
+            (Route::LocalAndUplink, *destination)
+        }
+        (Component::Platform, _) => (Route::LocalAndGuests, *destination),
         (Component::Vm { mvm_ip, vm_id }, _) => to_vm(names, origin, VmName { mvm_ip, vm_id }),
         // Other names are the management VM's to resolve.
         (Component::Stable(_) | Component::Hardware(_), _) => match names.above {

@@ -45,6 +45,7 @@ IOC_SET_MVM = _ioc(1, 3, MVM.size)
 IOC_LINK = _ioc(3, 4, LINK.size)
 UPLINK = 0xFFFFFFFF
 
+BIND_SHARED = 1
 INFO_BOUND, INFO_UPLINK, INFO_MVM = 1, 2, 4
 
 # -- docs/wire-format.md --
@@ -56,6 +57,7 @@ NO_COMPONENT, NO_ENDPOINT, DENIED, SHARE, PEER_GONE, DEADLINE, TOO_LARGE, HOPS =
 UNSPECIFIED = bytes(32)
 SELF = bytes([4]) + bytes(31)
 MVM_COMPONENT = bytes([5]) + bytes(31)
+PLATFORM = bytes([6]) + bytes(31)
 
 
 def vm(vm_id, ip=bytes(16)):
@@ -125,10 +127,10 @@ def message(app, component, payload=b"", **fields):
 class File:
     """An open /dev/mgmt of this domain."""
 
-    def __init__(self, app=None, nonblock=False):
+    def __init__(self, app=None, nonblock=False, flags=0):
         self.fd = os.open(DEVICE, os.O_RDWR | (os.O_NONBLOCK if nonblock else 0))
         if app is not None:
-            self.bind(app)
+            self.bind(app, flags)
 
     def __enter__(self):
         return self

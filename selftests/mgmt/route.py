@@ -36,8 +36,11 @@ def arrives(text, sender, receiver, sent, source, source_app, destination, seque
     if not check(got is not None, f"{text}: nothing arrived"):
         return
     address(text, got, source, source_app, destination, sent.app.rstrip(b"\0"))
-    for field in "version kind priority flags reason length app_header_length correlation deadline_ms reserved".split():
+    for field in "version kind priority flags reason length app_header_length correlation reserved".split():
         equal(f"{text}: {field}", getattr(sent, field), getattr(got, field))
+    # What is left of it.
+    equal(f"{text}: has a deadline", sent.deadline_ms > 0, got.deadline_ms > 0)
+    check(sent.deadline_ms - 60_000 < got.deadline_ms <= sent.deadline_ms, f"{text}: {got.deadline_ms} ms are left")
     equal(f"{text}: sequence", sequence, got.sequence)
     equal(f"{text}: hops", hops, got.hops)
     equal(f"{text}: epoch", channel_epoch, got.epoch)

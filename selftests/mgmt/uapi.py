@@ -109,7 +109,7 @@ def bind_names():
 def bind_reserved():
     """bind: EINVAL for flags and each reserved byte."""
     with File() as f:
-        raises(errno.EINVAL, "flags", f.bind, "Reserved", flags=1)
+        raises(errno.EINVAL, "flags", f.bind, "Reserved", flags=2)
         for at in range(28):
             reserved = bytearray(28)
             reserved[at] = 1
@@ -190,10 +190,11 @@ def kinds():
 
 @case
 def flags():
-    """write: EOPNOTSUPP for BROADCAST, EINVAL for unknown flags."""
+    """write: EINVAL for unknown flags, a broadcast reply, or everybody without BROADCAST."""
     with File("Flags") as f:
-        for value in (mgmt.BROADCAST, mgmt.BROADCAST | REQUEST, mgmt.BROADCAST | mgmt.NO_UNDELIVERABLE):
-            raises(errno.EOPNOTSUPP, f"flags {value}", f.write, message("Flags", SELF, flags=value))
+        reply = message("Flags", SELF, kind=mgmt.REPLY, flags=mgmt.BROADCAST)
+        raises(errno.EINVAL, "a broadcast reply", f.write, reply)
+        raises(errno.EINVAL, "everybody without BROADCAST", f.write, message("Flags", mgmt.PLATFORM))
         for bit in range(3, 16):
             raises(errno.EINVAL, f"flag bit {bit}", f.write, message("Flags", SELF, flags=1 << bit))
         for value in (REQUEST, mgmt.NO_UNDELIVERABLE):
@@ -619,7 +620,6 @@ def guest_errors():
         raises(errno.EINVAL, "mismatch", f.write, message("Errors", SELF, b"x", length=2))
         raises(errno.EPROTONOSUPPORT, "version", f.write, message("Errors", SELF, version=2))
         raises(errno.EINVAL, "kind", f.write, message("Errors", SELF, kind=mgmt.UNDELIVERABLE))
-        raises(errno.EOPNOTSUPP, "broadcast", f.write, message("Errors", SELF, flags=mgmt.BROADCAST))
         raises(errno.EMSGSIZE, "too long", f.write, message("Errors", MVM_COMPONENT, b"x" * 8193))
         raises(errno.ECONNREFUSED, "unbound App_ID", f.write, message("Nobody", SELF))
         f.write(message("Errors", SELF, b"fine", kind=DATA))

@@ -48,7 +48,14 @@ fn a_share_is_what_is_left_divided_by_the_senders_and_one() {
         for more in [1, most.max(1), most + 1, MAX - 1, MAX] {
             for unit in [bytes, messages] {
                 assert_eq!(
-                    admits(unit(capacity), unit(used), unit(share), senders, unit(more)),
+                    admits(
+                        unit(capacity),
+                        unit(used),
+                        unit(share),
+                        senders,
+                        unit(more),
+                        false
+                    ),
                     more <= most,
                     "{more} more than {share} of {used} in {capacity}, {senders} senders"
                 );
@@ -73,7 +80,46 @@ fn a_share_has_two_limits() {
         (0, 5, true),
     ] {
         let more = Amount { bytes, messages };
-        assert_eq!(admits(capacity, none, none, 1, more), expected, "{more:?}");
+        assert_eq!(
+            admits(capacity, none, none, 1, more, false),
+            expected,
+            "{more:?}"
+        );
+    }
+}
+
+#[test]
+fn bulk_leaves_a_quarter_of_the_share_but_never_all_of_it() {
+    let most = |capacity, share, bulk| {
+        (0..=capacity).rev().find(|&more| {
+            admits(
+                messages(capacity),
+                messages(share),
+                messages(share),
+                1,
+                messages(more),
+                bulk,
+            )
+        })
+    };
+    for (capacity, share, urgent, bulk) in [
+        (80, 0, Some(40), Some(30)),
+        (80, 30, Some(10), Some(0)),
+        (80, 31, Some(9), None),
+        (6, 0, Some(3), Some(3)),
+        (2, 0, Some(1), Some(1)),
+        (1, 0, Some(0), Some(0)),
+    ] {
+        assert_eq!(
+            most(capacity, share, false),
+            urgent,
+            "urgent, {share} of {capacity}"
+        );
+        assert_eq!(
+            most(capacity, share, true),
+            bulk,
+            "bulk, {share} of {capacity}"
+        );
     }
 }
 
@@ -116,7 +162,7 @@ impl Queue {
 
     fn admits(&self, sender: usize, more: Amount) -> bool {
         let (share, senders) = (self.shares[sender], self.senders_with(sender));
-        admits(self.capacity, self.used(), share, senders, more)
+        admits(self.capacity, self.used(), share, senders, more, false)
     }
 
     /// Adds to a sender's share if that is allowed.
@@ -195,7 +241,7 @@ proptest! {
         let fits = u64::from(share) + u64::from(more) <= u64::from(capacity / 2);
         for unit in [bytes, messages] {
             let share = unit(share);
-            prop_assert_eq!(admits(unit(capacity), share, share, 1, unit(more)), fits);
+            prop_assert_eq!(admits(unit(capacity), share, share, 1, unit(more), false), fits);
         }
     }
 
@@ -250,10 +296,11 @@ proptest! {
         share: (u32, u32),
         senders: u32,
         more: (u32, u32),
+        bulk: bool,
     ) {
         let amount = |(bytes, messages)| Amount { bytes, messages };
         let more = amount(more);
-        if admits(amount(capacity), amount(used), amount(share), senders, more) {
+        if admits(amount(capacity), amount(used), amount(share), senders, more, bulk) {
             let free = amount(capacity).minus(amount(used));
             prop_assert!(more.bytes <= free.bytes && more.messages <= free.messages);
         }

@@ -102,6 +102,7 @@ fn components() -> Vec<Component> {
         Component::Unspecified,
         Component::SelfDomain,
         Component::Mvm,
+        Component::Platform,
         STABLE,
         hardware(),
     ];
@@ -122,6 +123,7 @@ fn the_platforms_management_vm_knows_its_guests_and_nobody_else() {
         Table(vec![])
             .kept(&[Component::Unspecified, STABLE, hardware()], UNREACHABLE)
             .named(&[Component::Mvm], Route::Local, own)
+            .kept(&[Component::Platform], Route::LocalAndGuests)
             .named(&[vm(NONE, MVM_ID), vm(OURS, MVM_ID)], Route::Local, own)
             .guests(NONE, NOT_MVM)
             .guests(OURS, NOT_MVM)
@@ -146,6 +148,7 @@ fn a_guest_without_channel_leaves_to_it_what_is_not_its_own() {
         .kept(&[Component::Unspecified], UNREACHABLE)
         .named(&[Component::SelfDomain], Route::Local, MVM.into())
         .kept(&[Component::Mvm, STABLE, hardware()], Route::Uplink)
+        .kept(&[Component::Platform], Route::LocalAndUplink)
         .named(
             &[vm(NONE, MVM_ID), vm(OURS, MVM_ID)],
             Route::Local,
@@ -166,6 +169,7 @@ fn a_guest_sends_up_what_is_not_its_own() {
         .named(&[Component::SelfDomain], Route::Local, own)
         .named(&[vm(NONE, OWN_ID), vm(ABOVE, OWN_ID)], Route::Local, own)
         .named(&[Component::Mvm], Route::Uplink, vm(ABOVE, ABOVE_ID))
+        .kept(&[Component::Platform], Route::LocalAndUplink)
         .kept(&[STABLE, hardware()], Route::Uplink)
         // Without an address, the platform is the one that it is a guest of.
         .vms(NONE, NOT_OWN, Route::Uplink)
@@ -187,6 +191,7 @@ fn to_the_guests_of_a_guest_it_is_their_management_vm() {
                 vm(OURS, GUEST),
             )
             .named(&[Component::Mvm], Route::Local, MVM.into())
+            .kept(&[Component::Platform], Route::LocalAndGuests)
             .kept(&[STABLE, hardware()], Route::Uplink)
             .named(
                 &[vm(NONE, MVM_ID), vm(OURS, MVM_ID)],
@@ -211,6 +216,7 @@ fn what_comes_from_above_is_for_this_domain() {
                     Component::Unspecified,
                     Component::SelfDomain,
                     Component::Mvm,
+                    Component::Platform,
                     hardware(),
                 ],
                 UNREACHABLE,
@@ -324,7 +330,8 @@ proptest! {
         to in any_component(),
     ) {
         let (route, _) = route(&names, origin, &to);
-        prop_assert!(route != Route::Uplink || names.above != Above::Nobody);
+        let up = matches!(route, Route::Uplink | Route::LocalAndUplink);
+        prop_assert!(!up || names.above != Above::Nobody);
     }
 
     #[test]
@@ -362,6 +369,10 @@ proptest! {
             }
             Route::Uplink => prop_assert_ne!(name, Component::SelfDomain),
             Route::Unreachable(_) => prop_assert_eq!(name, to),
+            // Each copy is named when it is made.
+            Route::LocalAndUplink | Route::LocalAndGuests => {
+                prop_assert_eq!(to, Component::Platform);
+            }
         }
     }
 

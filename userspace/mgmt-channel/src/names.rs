@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `self` | the sender's own domain |
 //! | `mvm` | the management VM of the sender's platform |
+//! | `platform` | every domain of the sender's platform (broadcasts only) |
 //! | `vm:ID` | the VM with this domain id on the sender's platform |
 //! | `vm:IP/ID` | the VM with this domain id on the platform whose management VM has this address |
 //! | `uuid:UUID` | the VM with this stable name |
@@ -65,10 +66,11 @@ impl FromStr for ComponentName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         const FORMS: &str =
-            "a component: self, mvm, vm:ID, vm:IP/ID, uuid:UUID or hw:SERIAL is expected";
+            "a component: self, mvm, platform, vm:ID, vm:IP/ID, uuid:UUID or hw:SERIAL is expected";
         let component = match text.split_once(':') {
             None if text == "self" => Component::SelfDomain,
             None if text == "mvm" => Component::Mvm,
+            None if text == "platform" => Component::Platform,
             Some(("vm", vm)) => match vm.rsplit_once('/') {
                 None => return Ok(Self::LocalVm(vm_id(vm)?)),
                 Some((ip, id)) => Component::Vm {
@@ -163,6 +165,7 @@ pub fn show_component(component: &Component) -> String {
         Component::Unspecified => "?".into(),
         Component::SelfDomain => "self".into(),
         Component::Mvm => "mvm".into(),
+        Component::Platform => "platform".into(),
         Component::Vm { mvm_ip, vm_id } if *mvm_ip == [0; 16] => format!("vm:{vm_id}"),
         Component::Vm { mvm_ip, vm_id } => {
             format!("vm:{}/{vm_id}", Ipv6Addr::from(*mvm_ip).to_canonical())

@@ -20,6 +20,7 @@ const COMPONENT_STABLE: u8 = 2;
 const COMPONENT_HARDWARE: u8 = 3;
 const COMPONENT_SELF: u8 = 4;
 const COMPONENT_MVM: u8 = 5;
+const COMPONENT_PLATFORM: u8 = 6;
 
 /// Which part of the data center: a VM, a hardware controller, or a name that stands for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +44,9 @@ pub enum Component {
     SelfDomain,
     /// The management VM of the sender's platform. The bridge replaces it by what it stands for.
     Mvm,
+    /// Every domain of the sender's platform: only a broadcast goes there. Each copy carries the
+    /// name of the domain that it is for.
+    Platform,
 }
 
 /// A hardware serial number: 1 to 28 visible ASCII characters.
@@ -99,6 +103,7 @@ impl Component {
             (COMPONENT_HARDWARE, _) => Ok(Self::Hardware(Serial::new(&body[..used])?)),
             (COMPONENT_SELF, 0) => Ok(Self::SelfDomain),
             (COMPONENT_MVM, 0) => Ok(Self::Mvm),
+            (COMPONENT_PLATFORM, 0) => Ok(Self::Platform),
             _ => Err(WireError::Component),
         }
     }
@@ -122,6 +127,7 @@ impl Component {
             Self::Hardware(serial) => put(COMPONENT_HARDWARE, &[serial.as_bytes()]),
             Self::SelfDomain => put(COMPONENT_SELF, &[]),
             Self::Mvm => put(COMPONENT_MVM, &[]),
+            Self::Platform => put(COMPONENT_PLATFORM, &[]),
         }
         out
     }

@@ -11,6 +11,10 @@ pub const HEADER_LEN: usize = 192;
 /// A message that has passed this many bridges is not forwarded again.
 pub const MAX_HOPS: u8 = 8;
 
+/// Priority classes: a message of a higher class overtakes those of lower ones; within a class
+/// order is kept.
+pub const CLASSES: usize = 4;
+
 /// Defines a fieldless enum of wire codes and its decoder, so that the two cannot disagree.
 macro_rules! codes {
     ($(#[$meta:meta])* $name:ident: $repr:ty, $error:expr, {
@@ -133,7 +137,7 @@ impl Flags {
 pub struct Header {
     /// What the message is for.
     pub kind: Kind,
-    /// 0 (bulk) to 255 (most urgent).
+    /// 0 (bulk) to 255 (most urgent). Only its class counts: see [`Header::class`].
     pub priority: u8,
     /// How many bridges have forwarded it. A sender writes 0.
     pub hops: u8,
@@ -179,6 +183,11 @@ impl Header {
             source: Address::UNSPECIFIED,
             destination,
         }
+    }
+
+    /// The priority class: 0 (bulk, priorities 0 to 63) to 3 (priorities 192 to 255).
+    pub fn class(&self) -> usize {
+        usize::from(self.priority) * CLASSES / 256
     }
 
     /// Decodes the header at the start of `bytes`, checking all that can be wrong in it alone.

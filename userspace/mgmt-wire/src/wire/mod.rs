@@ -14,7 +14,7 @@ mod testing;
 pub use addr::{
     ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
 };
-pub use header::{Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, VERSION};
+pub use header::{CLASSES, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, VERSION};
 
 /// Why bytes are not a valid part of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub(super) fn any_component() -> impl Strategy<Value = Component> {
             .prop_map(|name| Component::Hardware(Serial::new(&name).expect("a serial number"))),
         Just(Component::SelfDomain),
         Just(Component::Mvm),
+        Just(Component::Platform),
     ]
 }
 

@@ -18,7 +18,7 @@ const IP: [u8; 16] = [
 ];
 
 /// Every kind of component and its bytes.
-fn components() -> [(Component, [u8; COMPONENT_LEN]); 7] {
+fn components() -> [(Component, [u8; COMPONENT_LEN]); 8] {
     let vm = [&IP[..], &[0x04, 0x03, 0x02, 0x01]].concat();
     let longest = [b'~'; COMPONENT_BODY_LEN];
     [
@@ -41,6 +41,7 @@ fn components() -> [(Component, [u8; COMPONENT_LEN]); 7] {
         ),
         (Component::SelfDomain, encoded(4, 0, &[])),
         (Component::Mvm, encoded(5, 0, &[])),
+        (Component::Platform, encoded(6, 0, &[])),
     ]
 }
 
@@ -59,7 +60,7 @@ fn each_kind_has_exactly_the_documented_lengths() {
     for kind in 0..=u8::MAX {
         for len in 0..=u8::MAX {
             let valid = match kind {
-                0 | 4 | 5 => len == 0,
+                0 | 4..=6 => len == 0,
                 1 => len == 20,
                 2 => len == 16,
                 3 => (1..=28).contains(&len),

@@ -155,6 +155,19 @@ fn only_a_bridge_sends_presence_and_undeliverable() {
 }
 
 #[test]
+fn a_class_has_64_priorities() {
+    for priority in 0..=u8::MAX {
+        let class = Header {
+            priority,
+            ..golden().0
+        }
+        .class();
+        assert_eq!(class, usize::from(priority) / 64, "priority {priority}");
+        assert!(class < CLASSES);
+    }
+}
+
+#[test]
 fn a_flag_is_contained_where_it_was_put() {
     for a in 0..8 {
         for b in 0..8 {
