@@ -3,7 +3,7 @@
 //! One open file of `/dev/mgmt`.
 
 use crate::uapi::{self, Info, Link};
-use crate::{AppId, Error, Flags, HEADER_LEN, Kind, Message, Result};
+use crate::{Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -76,7 +76,13 @@ impl Channel {
 
     /// Claims `app` in this domain for this channel.
     pub fn bind(&self, app: &AppId) -> Result<()> {
-        uapi::bind(self.fd.as_fd(), app)
+        uapi::bind(self.fd.as_fd(), app, false)
+    }
+
+    /// Claims `app` together with others that share it: a broadcast goes to all of them, any other
+    /// message to the one that was first.
+    pub fn bind_shared(&self, app: &AppId) -> Result<()> {
+        uapi::bind(self.fd.as_fd(), app, true)
     }
 
     /// [`Channel::bind`] by name, in one line with opening.
@@ -229,14 +235,45 @@ impl Channel {
         }
     }
 
+    /// Who serves `app` in `component`, which may be [`Component::Platform`]: the bridges answer.
+    ///
+    /// Collects answers for `wait`. Other messages that come meanwhile are kept for
+    /// [`Channel::recv`].
+    pub fn discover(
+        &self,
+        component: Component,
+        app: AppId,
+        wait: Duration,
+    ) -> Result<Vec<Address>> {
+        let mut question = Message::new(Kind::Discover, Address::new(component, app), Vec::new());
+        let id = self.correlation.fetch_add(1, Ordering::Relaxed);
+        question.header.correlation = id;
+        question.header.flags = Flags::REQUEST.union(Flags::BROADCAST);
+        let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
+        self.send(&question)?;
+        let end = Instant::now() + wait;
+        let mut found = Vec::new();
+        while let Some(answer) = self.recv_until(&mut incoming.buffer, Some(end))? {
+            match answer.header.kind {
+                Kind::Reply if answer.header.correlation == id => found.push(answer.header.source),
+                _ if incoming.backlog.len() < BACKLOG => incoming.backlog.push_back(answer),
+                _ => return Err(Error::Backlog),
+            }
+        }
+        Ok(found)
+    }
+
     /// Sends a request and waits for its reply; [`Error::Undeliverable`] if it comes back.
     ///
-    /// Other messages that come meanwhile are kept for [`Channel::recv`].
+    /// A request without a deadline of its own gets `timeout` for one. Other messages that come meanwhile are kept for [`Channel::recv`].
     pub fn request(&self, mut message: Message, timeout: Duration) -> Result<Message> {
         let end = Instant::now() + timeout;
         let id = self.correlation.fetch_add(1, Ordering::Relaxed);
         message.header.correlation = id;
         message.header.flags = message.header.flags.union(Flags::REQUEST);
+        if message.header.deadline_ms == 0 {
+            message.header.deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(0);
+        }
         // Held across sending, so that no other thread takes the reply.
         let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
         self.send_timeout(&message, timeout)?;
@@ -265,7 +302,7 @@ impl AsFd for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Address, Component, Reason};
+    use crate::Reason;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     /// Two channels joined by a packet socket, which like the device moves whole messages.
@@ -330,6 +367,44 @@ mod tests {
         assert_eq!(a.try_recv().unwrap().unwrap().payload, b"other");
         drop(answerer.join().unwrap());
         assert!(matches!(a.recv(SOON), Err(Error::Gone)));
+    }
+
+    #[test]
+    fn answers_are_collected_and_the_rest_is_kept() {
+        let (a, b) = pair();
+        let bridge = std::thread::spawn(move || {
+            let question = b.recv(SOON).unwrap().unwrap();
+            assert_eq!(
+                question.header.flags,
+                Flags::REQUEST.union(Flags::BROADCAST)
+            );
+            assert_eq!(question.header.kind, Kind::Discover);
+            for vm_id in [3, 4] {
+                let mut answer = question.reply(Vec::new());
+                answer.header.destination = peer();
+                answer.header.source.component = Component::Vm {
+                    mvm_ip: [0; 16],
+                    vm_id,
+                };
+                b.send(&answer).unwrap();
+                b.send(&Message::data(peer(), vec![vm_id as u8])).unwrap();
+            }
+            b
+        });
+        let app = AppId::new(b"Service").unwrap();
+        let found = a
+            .discover(Component::Platform, app, Duration::from_millis(300))
+            .unwrap();
+        let ids: Vec<_> = found.iter().map(|address| address.component).collect();
+        let vm = |vm_id| Component::Vm {
+            mvm_ip: [0; 16],
+            vm_id,
+        };
+        assert_eq!(ids, [vm(3), vm(4)]);
+        for byte in [3, 4] {
+            assert_eq!(a.try_recv().unwrap().unwrap().payload, [byte]);
+        }
+        drop(bridge.join().unwrap());
     }
 
     #[test]

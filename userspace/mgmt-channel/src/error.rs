@@ -53,13 +53,17 @@ pub enum Error {
     /// The kernel can't do this yet (`EOPNOTSUPP`), or does not know the request (`ENOTTY`).
     #[error("{0}: the kernel does not support it")]
     Unsupported(&'static str),
-    /// Not allowed (`EPERM`, `EACCES`).
+    /// Not allowed (`EPERM`).
     #[error("{0}: not permitted (CAP_SYS_ADMIN is needed)")]
     NotPermitted(&'static str),
+    /// A rule of this domain's policy forbids it (`EACCES`).
+    #[error("{0}: denied by a rule")]
+    Denied(&'static str),
     /// The module was removed under the open file (`ENODEV`, hangup).
     #[error("the M-channel device is gone")]
     Gone,
-    /// Time ran out in this library; the message was not sent, or no answer came.
+    /// Time ran out here or in the kernel (`ETIMEDOUT`): the message was not sent, or no answer
+    /// came.
     #[error("timed out")]
     TimedOut,
     /// The request came back.
@@ -101,7 +105,9 @@ impl Error {
             Errno::NOTCONN => Self::NotConnected,
             Errno::AGAIN => Self::WouldBlock,
             Errno::OPNOTSUPP | Errno::NOTTY => Self::Unsupported(call),
-            Errno::PERM | Errno::ACCESS => Self::NotPermitted(call),
+            Errno::PERM => Self::NotPermitted(call),
+            Errno::ACCESS => Self::Denied(call),
+            Errno::TIMEDOUT => Self::TimedOut,
             Errno::NODEV => Self::Gone,
             _ => Self::Os { call, errno },
         }

@@ -127,10 +127,12 @@ pub struct Link {
 
 const LINK_UPLINK: u32 = u32::MAX;
 
-pub(crate) fn bind(fd: BorrowedFd<'_>, app: &AppId) -> Result<()> {
+const BIND_SHARED: u32 = 1;
+
+pub(crate) fn bind(fd: BorrowedFd<'_>, app: &AppId, shared: bool) -> Result<()> {
     let raw = RawBind {
         app: *app.as_encoded(),
-        flags: 0,
+        flags: if shared { BIND_SHARED } else { 0 },
         reserved: [0; 7],
     };
     // SAFETY: the request code and `RawBind` are those of `include/uapi/mgmt.h`; the kernel only

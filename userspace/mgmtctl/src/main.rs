@@ -7,7 +7,7 @@ mod messages;
 mod status;
 
 use clap::{Parser, Subcommand};
-use mgmt_channel::Destination;
+use mgmt_channel::{ComponentName, Destination};
 use std::process::ExitCode;
 
 /// Manage M-channels.
@@ -74,6 +74,19 @@ enum Command {
         /// Wait so many milliseconds for an answer, or for the message to come back.
         #[arg(long, default_value_t = 200, value_name = "MS")]
         wait: u64,
+        #[command(flatten)]
+        options: messages::Options,
+    },
+    /// List who serves an App_ID.
+    Discover {
+        /// The App_ID.
+        app: String,
+        /// Where: a domain, or all of the platform.
+        #[arg(long = "in", default_value = "platform", value_name = "COMPONENT")]
+        component: ComponentName,
+        /// Collect answers for so many milliseconds.
+        #[arg(long, default_value_t = 500, value_name = "MS")]
+        wait: u64,
     },
     /// Print the messages that an App_ID gets; answer pings.
     Listen {
@@ -123,7 +136,13 @@ fn main() -> ExitCode {
             text,
             app,
             wait,
-        } => messages::send(&cli.device, to, text, app.as_deref(), *wait),
+            options,
+        } => messages::send(&cli.device, to, text, app.as_deref(), *wait, options),
+        Command::Discover {
+            app,
+            component,
+            wait,
+        } => messages::discover(&cli.device, app, *component, *wait),
         Command::Listen { app, count } => messages::listen(&cli.device, app, *count),
         Command::Ping {
             to,

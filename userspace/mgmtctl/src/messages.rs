@@ -3,7 +3,9 @@
 //! Sending, listening, pinging.
 
 use anyhow::{Context, Result, bail};
-use mgmt_channel::{Channel, Destination, Error, Kind, Message, show_address};
+use mgmt_channel::{
+    AppId, Channel, ComponentName, Destination, Error, Flags, Kind, Message, show_address,
+};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -14,11 +16,38 @@ fn open(path: &str, app: Option<&str>) -> Result<Channel> {
     Ok(Channel::open_at(path)?.bound(app.unwrap_or(&own))?)
 }
 
-pub fn send(path: &str, to: &Destination, text: &str, app: Option<&str>, wait: u64) -> Result<()> {
+/// How a message is sent.
+#[derive(clap::Args)]
+pub struct Options {
+    /// 0 (bulk) to 255 (most urgent).
+    #[arg(long, default_value_t = 0)]
+    priority: u8,
+    /// Milliseconds after which it is not worth delivering; 0 for none.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    deadline: u32,
+    /// To everybody who has bound the App_ID there.
+    #[arg(long)]
+    broadcast: bool,
+}
+
+pub fn send(
+    path: &str,
+    to: &Destination,
+    text: &str,
+    app: Option<&str>,
+    wait: u64,
+    options: &Options,
+) -> Result<()> {
     let channel = open(path, app)?;
     let to = to.resolve(channel.info()?.component);
+    let mut message = Message::data(to, text.as_bytes().to_vec());
+    message.header.priority = options.priority;
+    message.header.deadline_ms = options.deadline;
+    if options.broadcast {
+        message.header.flags = Flags::BROADCAST;
+    }
     channel
-        .send(&Message::data(to, text.as_bytes().to_vec()))
+        .send(&message)
         .with_context(|| format!("send to {}", show_address(&to)))?;
     // Accepted is not delivered: give a message that comes back the time to do so.
     while let Some(answer) = channel.recv(Some(Duration::from_millis(wait)))? {
@@ -26,6 +55,20 @@ pub fn send(path: &str, to: &Destination, text: &str, app: Option<&str>, wait: u
             bail!("send to {}: undeliverable: {reason}", show_address(&to));
         }
         print_message(&answer)?;
+    }
+    Ok(())
+}
+
+pub fn discover(path: &str, app: &str, component: ComponentName, wait: u64) -> Result<()> {
+    let channel = open(path, None)?;
+    let component = component.resolve(channel.info()?.component);
+    let app = AppId::new(app.as_bytes()).map_err(Error::from)?;
+    let found = channel.discover(component, app, Duration::from_millis(wait))?;
+    for address in &found {
+        println!("{}", show_address(address));
+    }
+    if found.is_empty() {
+        bail!("nobody serves {}", app.as_str());
     }
     Ok(())
 }
