@@ -11,7 +11,7 @@ use crate::{
     message::{Message, Principal},
     pure::route::{route, Above, Names, Origin, Route, VmName},
     queue::OwnedQueue,
-    wire::{Address, AppId, Component, Flags, Header, Kind, Reason, MAX_HOPS}, //
+    wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
 };
 use kernel::{
     list::ListArc,
@@ -27,6 +27,10 @@ use kernel::{
     time::{delay::fsleep, msecs_to_jiffies, Delta},
     workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem}, //
 };
+
+mod watch;
+
+use watch::Notices;
 
 /// What the bridge itself sends is charged to this principal.
 const BRIDGE: Principal = Principal(0);
@@ -126,12 +130,24 @@ pub(crate) enum Refused {
     Failed(Error),
 }
 
+impl Refused {
+    /// What another bridge is told.
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Unreachable(reason) => *reason,
+            Self::NotConnected | Self::Backlog => Reason::NoComponent,
+            Self::Failed(_) => Reason::Quota,
+        }
+    }
+}
+
 /// The bridge of this domain.
 #[pin_data]
 pub(crate) struct Bridge {
     queue: OwnedQueue,
     next_principal: Atomic<u64>,
     next_epoch: Atomic<u32>,
+    next_watch: Atomic<u64>,
     #[pin]
     table: SpinLock<Table>,
     /// Takes expired messages out of all queues, while any has a deadline.
@@ -148,6 +164,7 @@ struct Table {
     endpoints: RBTree<(AppId, Principal), Arc<Endpoint>>,
     guests: RBTree<u32, Arc<Link>>,
     uplink: Option<Arc<Link>>,
+    watches: RBTree<watch::Key, watch::Watch>,
 }
 
 /// What `MGMT_IOC_INFO` tells of the bridge.
@@ -194,12 +211,14 @@ impl Bridge {
                 queue: OwnedQueue::new(c"mgmt")?,
                 next_principal: Atomic::new(BRIDGE.0 + 1),
                 next_epoch: Atomic::new(1),
+                next_watch: Atomic::new(0),
                 table <- new_spinlock!(
                     Table {
                         names,
                         endpoints: RBTree::new(),
                         guests: RBTree::new(),
                         uplink: None,
+                        watches: RBTree::new(),
                     },
                     "mgmt_table"
                 ),
@@ -301,15 +320,29 @@ impl Bridge {
         if table.bound(app).any(|other| !(shared && other.shared)) {
             return Err(EADDRINUSE);
         }
+        let mut notices = Notices::default();
+        if table.bound(app).next().is_none() {
+            table.tell_local(app, Event::Up, &mut notices);
+        }
         table.endpoints.insert(node);
+        drop(table);
+        self.tell(notices);
         Ok(endpoint)
     }
 
     /// Frees the App_ID; what the endpoint had not read goes back to its senders.
     pub(crate) fn unbind(&self, endpoint: &Endpoint) {
         let key = (endpoint.app, endpoint.principal);
-        let node = self.table.lock().endpoints.remove_node(&key);
+        let mut notices = Notices::default();
+        let mut table = self.table.lock();
+        let node = table.endpoints.remove_node(&key);
+        table.end_watches_of(endpoint.principal, &mut notices);
+        if table.bound(endpoint.app).next().is_none() {
+            table.tell_local(endpoint.app, Event::Down, &mut notices);
+        }
+        drop(table);
         drop(node);
+        self.tell(notices);
         let mut left = endpoint.inbox.close();
         endpoint.readable.notify_all();
         while let Some(message) = left.pop_front() {
@@ -319,50 +352,59 @@ impl Bridge {
 
     /// Makes a link known. If there is one to the same domain already, `EEXIST`.
     pub(crate) fn add_link(&self, link: &Arc<Link>) -> Result {
-        match link.origin {
-            Origin::Guest(id) => {
-                let node = RBTreeNode::new(id, link.clone(), GFP_KERNEL)?;
-                let mut table = self.table.lock();
+        let mut notices = Notices::default();
+        let node = match link.origin {
+            Origin::Guest(id) => Some(RBTreeNode::new(id, link.clone(), GFP_KERNEL)?),
+            _ => None,
+        };
+        let mut table = self.table.lock();
+        match (link.origin, node) {
+            (Origin::Guest(id), Some(node)) => {
                 if table.guests.get(&id).is_some() {
                     return Err(EEXIST);
                 }
                 table.guests.insert(node);
             }
-            Origin::Uplink => {
-                let mut table = self.table.lock();
+            (Origin::Uplink, None) => {
                 if table.uplink.is_some() {
                     return Err(EEXIST);
                 }
                 table.uplink = Some(link.clone());
             }
-            Origin::Local => return Err(EINVAL),
+            _ => return Err(EINVAL),
         }
+        table.ask_link(link, &mut notices);
+        drop(table);
+        self.tell(notices);
         Ok(())
     }
 
     /// Forgets a link, if it is the one that is known under its name.
     pub(crate) fn remove_link(&self, link: &Arc<Link>) {
+        let mut notices = Notices::default();
         let mut table = self.table.lock();
-        match link.origin {
-            Origin::Guest(id) => {
-                let known = table.guests.get(&id);
-                if known.is_some_and(|known| Arc::ptr_eq(known, link)) {
-                    let node = table.guests.remove_node(&id);
-                    drop(table);
-                    drop(node);
-                }
-            }
-            Origin::Uplink => {
-                let known = table.uplink.as_ref();
-                if known.is_some_and(|known| Arc::ptr_eq(known, link)) {
-                    table.uplink = None;
-                    if let Above::Connected { .. } = table.names.above {
-                        table.names.above = Above::Disconnected;
-                    }
-                }
-            }
-            Origin::Local => {}
+        let known = match link.origin {
+            Origin::Guest(id) => table.guests.get(&id),
+            Origin::Uplink => table.uplink.as_ref(),
+            Origin::Local => None,
+        };
+        if !known.is_some_and(|known| Arc::ptr_eq(known, link)) {
+            return;
         }
+        table.tell_link_gone(link.origin, &mut notices);
+        let node = match link.origin {
+            Origin::Guest(id) => table.guests.remove_node(&id),
+            _ => {
+                table.uplink = None;
+                if let Above::Connected { .. } = table.names.above {
+                    table.names.above = Above::Disconnected;
+                }
+                None
+            }
+        };
+        drop(table);
+        drop(node);
+        self.tell(notices);
     }
 
     /// Stamps a message of an endpoint and finds who receives it.
@@ -386,8 +428,16 @@ impl Bridge {
         if header.deadline_ms != 0 {
             Self::expire_later(self);
         }
+        let back = Target::Endpoint(from.clone());
+        if header.kind == Kind::Presence {
+            let event = Event::decode(&payload).map_err(|_| Refused::Failed(EINVAL))?;
+            if !event.is_from_endpoint() {
+                return Err(Refused::Failed(EINVAL));
+            }
+            self.watch(Origin::Local, &header, event, from.principal, &back)?;
+            return Ok(Prepared::Broadcast(KVVec::new()));
+        }
         if header.flags.contains(Flags::BROADCAST) {
-            let back = Target::Endpoint(from.clone());
             return self
                 .distribute(Origin::Local, &header, &payload, from.principal, &back)
                 .map(Prepared::Broadcast);
@@ -406,10 +456,7 @@ impl Bridge {
         payload: KVVec<u8>,
     ) -> Forwarded {
         // Only a bridge sends undeliverable ones; another domain's may: it returns what we sent.
-        if header.source.app.is_none()
-            || header.destination.app.is_none()
-            || header.kind == Kind::Presence
-        {
+        if header.source.app.is_none() || header.destination.app.is_none() {
             return Forwarded::Forged;
         }
         if let Origin::Guest(vm_id) = link.origin {
@@ -424,10 +471,23 @@ impl Bridge {
         if header.deadline_ms != 0 {
             Self::expire_later(self);
         }
+        let back = Target::Link(link.clone());
         let found = if header.hops > MAX_HOPS {
             Err(Refused::Unreachable(Reason::Hops))
+        } else if header.kind == Kind::Presence {
+            match Event::decode(&payload) {
+                Err(_) => return Forwarded::Forged,
+                Ok(event) if event.is_from_endpoint() => {
+                    match self.watch(link.origin, &header, event, link.principal, &back) {
+                        Ok(()) => return Forwarded::Dropped,
+                        Err(refused) => Err(refused),
+                    }
+                }
+                Ok(event) if self.seen(&header, event) => self.find(link.origin, &header),
+                // Its asker may just have gone.
+                Ok(_) => return Forwarded::Dropped,
+            }
         } else if header.flags.contains(Flags::BROADCAST) {
-            let back = Target::Link(link.clone());
             match self.distribute(link.origin, &header, &payload, link.principal, &back) {
                 Ok(copies) => return Forwarded::Broadcast(copies),
                 Err(refused) => Err(refused),
@@ -441,10 +501,7 @@ impl Bridge {
                 Message::new(header, payload, link.principal).map(|message| (message, target))
             }
             Err(refused) => {
-                let reason = match refused {
-                    Refused::Unreachable(reason) => reason,
-                    _ => Reason::NoComponent,
-                };
+                let reason = refused.reason();
                 let Some(back) = header.undeliverable(reason) else {
                     return Forwarded::Dropped;
                 };
@@ -624,16 +681,20 @@ impl Bridge {
     /// comes back.
     pub(crate) fn deliver(&self, copies: KVVec<Addressed>) {
         for (message, target) in copies {
-            let pushed = if message.principal == BRIDGE {
-                target.push_returned(message)
-            } else {
-                target.push(message)
-            };
-            match pushed {
-                Ok(()) => {}
-                Err(PushError::Full(message)) => self.bounce(&message, Reason::Quota),
-                Err(PushError::Closed(message)) => self.bounce(&message, Reason::PeerGone),
-            }
+            self.deliver_one(message, &target);
+        }
+    }
+
+    fn deliver_one(&self, message: ListArc<Message>, target: &Target) {
+        let pushed = if message.principal == BRIDGE {
+            target.push_returned(message)
+        } else {
+            target.push(message)
+        };
+        match pushed {
+            Ok(()) => {}
+            Err(PushError::Full(message)) => self.bounce(&message, Reason::Quota),
+            Err(PushError::Closed(message)) => self.bounce(&message, Reason::PeerGone),
         }
     }
 
@@ -694,9 +755,10 @@ impl Bridge {
 /// Whether an endpoint may write such a header, apart from where it goes.
 pub(crate) fn check_written(header: &Header) -> Result {
     let broadcast = header.flags.contains(Flags::BROADCAST);
-    if broadcast && header.kind == Kind::Reply
-        || !broadcast && header.destination.component == Component::Platform
-    {
+    let platform = header.destination.component == Component::Platform;
+    // A watch goes where it applies by itself.
+    let everywhere = broadcast || header.kind == Kind::Presence;
+    if broadcast && matches!(header.kind, Kind::Reply | Kind::Presence) || platform && !everywhere {
         return Err(EINVAL);
     }
     if !header.kind.is_from_endpoint() || header.destination.app.is_none() {

@@ -53,9 +53,7 @@ def anew():
     """A backend that was bound just now, and has not complained of anything yet."""
     mgmt.must("xenstore-write", front("state"), "1")
     mgmt.run("xenstore-rm", f"/local/domain/0/error/backend/mgmt/{mgmt.domid(NAME)}")
-    for action in ("unbind", "bind"):
-        with open(f"/sys/bus/xen-backend/drivers/mgmtback/{action}", "w") as f:
-            f.write(f"mgmt-{mgmt.domid(NAME)}-0")
+    mgmt.rebind(NAME)
     waiting()
 
 

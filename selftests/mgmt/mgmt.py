@@ -52,6 +52,7 @@ INFO_BOUND, INFO_UPLINK, INFO_MVM = 1, 2, 4
 
 DISCOVER, ESTABLISH, DATA, TERMINATE, PRESENCE, REPLY, UNDELIVERABLE = range(1, 8)
 BROADCAST, REQUEST, NO_UNDELIVERABLE = 1, 2, 4
+WATCH, UNWATCH, UP, DOWN = (bytes([event, *bytes(7)]) for event in range(1, 5))
 NO_COMPONENT, NO_ENDPOINT, DENIED, SHARE, PEER_GONE, DEADLINE, TOO_LARGE, HOPS = range(1, 9)
 
 UNSPECIFIED = bytes(32)
@@ -329,6 +330,13 @@ def ready():
     status, output = shell("ready")
     if status:
         raise Failure(f"not ready: {output.strip()}")
+
+
+def rebind(name):
+    """Has the guest's backend disconnect and connect anew."""
+    for action in ("unbind", "bind"):
+        with open(f"/sys/bus/xen-backend/drivers/mgmtback/{action}", "w") as f:
+            f.write(f"mgmt-{domid(name)}-0")
 
 
 def until(condition, timeout=10.0):

@@ -7,8 +7,8 @@ import time
 
 import mgmt
 from mgmt import (
-    BIND_SHARED, BROADCAST, DATA, DISCOVER, PLATFORM, REPLY, REQUEST, SELF, UNDELIVERABLE, File, GuestFile, case,
-    check, equal, guests, message, raises, vm,
+    BIND_SHARED, BROADCAST, DATA, DISCOVER, DOWN, PLATFORM, PRESENCE, REPLY, REQUEST, SELF, UNDELIVERABLE, UNWATCH, UP,
+    WATCH, File, GuestFile, case, check, equal, guests, message, raises, vm,
 )  # fmt: skip
 
 
@@ -283,6 +283,107 @@ def discovery():
         equal("nobody", [], discover(asker, "Nobody"))
         g.write(message("Asker", mvm, b"still here"))
         equal("data", (DATA, b"still here"), (lambda m: (m.kind, m.payload))(asker.read()))
+
+
+# -- presence --
+
+
+def watch(file, component, app="Service", event=WATCH):
+    file.write(message(app, component, event, kind=PRESENCE))
+
+
+def hears(text, file, *expected, app="Service"):
+    """Exactly these come, in any order: (component, event)."""
+    got = []
+    while len(got) < len(expected) and (m := file.read(5)) is not None:
+        equal(f"{text}: kind and App_ID", (PRESENCE, mgmt.app_id(app)), (m.kind, m.source_app))
+        got.append((m.source_component, m.payload))
+    equal(text, sorted(expected), sorted(got))
+
+
+@case
+def presence_in_dom_m():
+    """A watch tells at once whether somebody is there, then who comes and who goes."""
+    _, _, mvm = names()
+    with File("Watcher") as watcher:
+        watch(watcher, SELF)
+        hears("nobody yet", watcher, (mvm, DOWN))
+        with File("Service", flags=BIND_SHARED) as first:
+            hears("the first", watcher, (mvm, UP))
+            with File("Service", flags=BIND_SHARED):
+                quiet(watcher, "a second one")
+            first.write(message("Watcher", SELF, b"data"))
+            equal("data", b"data", watcher.read().payload)
+        hears("gone", watcher, (mvm, DOWN))
+        watch(watcher, SELF, event=UNWATCH)
+        with File("Service"):
+            quiet(watcher, "it is not watched any more")
+            watch(watcher, SELF)
+            hears("there already", watcher, (mvm, UP))
+    with File("Service"), File("Watcher") as next_one:
+        quiet(next_one, "a watch that outlived its file")
+
+
+@case(timeout=120)
+def presence_in_guests():
+    """The same across channels: guest from Dom-M, Dom-M from guest, guest from guest."""
+    first, second = guests()[:2]
+    one, two, mvm = names()
+    with File("Watcher") as here, GuestFile(first, "Watcher") as there:
+        watch(here, two)
+        hears("Dom-M: nobody yet", here, (two, DOWN))
+        watch(there, two)
+        hears("guest: nobody yet", there, (two, DOWN))
+        watch(there, mgmt.MVM_COMPONENT, "Broker")
+        hears("guest: no broker yet", there, (mvm, DOWN), app="Broker")
+        with GuestFile(second, "Service"), File("Broker"):
+            hears("Dom-M: up", here, (two, UP))
+            # Two messages of two bridges: in any order.
+            got = sorted((m.source_component, m.payload) for m in (there.read(), there.read()) if m)
+            equal("guest: up", sorted([(two, UP), (mvm, UP)]), got)
+        hears("Dom-M: down", here, (two, DOWN))
+        got = sorted((m.source_component, m.payload) for m in (there.read(), there.read()) if m)
+        equal("guest: down", sorted([(two, DOWN), (mvm, DOWN)]), got)
+
+
+@case(timeout=120)
+def presence_on_platform():
+    """A watch of the platform hears of every domain, and of one whose channel goes and comes."""
+    first, second = guests()[:2]
+    one, two, mvm = names()
+    with File("Watcher") as watcher, GuestFile(first, "Service"):
+        watch(watcher, PLATFORM)
+        hears("there already", watcher, (one, UP))
+        with File("Service"):
+            hears("Dom-M", watcher, (mvm, UP))
+            with GuestFile(second, "Service"):
+                hears("the second guest", watcher, (two, UP))
+                mgmt.rebind(first)
+                hears("its channel went and came", watcher, (one, DOWN), (one, UP))
+            hears("the second guest", watcher, (two, DOWN))
+        hears("Dom-M", watcher, (mvm, DOWN))
+        watch(watcher, PLATFORM, event=UNWATCH)
+        time.sleep(0.5)
+    quiet_watch = File("Watcher")
+    with GuestFile(second, "Service"):
+        quiet(quiet_watch, "a watch that outlived its file")
+    quiet_watch.close()
+
+
+@case
+def presence_limits():
+    """ENOSPC beyond 64 watches of a file; a bridge's own words are refused; wrong payloads too."""
+    with File("Watcher") as watcher:
+        for wrong in (UP, DOWN, b"", bytes(8), WATCH + b"x", bytes([1, 1, 0, 0, 0, 0, 0, 0])):
+            raises(errno.EINVAL, f"payload {wrong!r}", watch, watcher, SELF, "App", wrong)
+        for i in range(64):
+            watch(watcher, SELF, f"App{i}")
+        raises(errno.ENOSPC, "the 65th", watch, watcher, SELF, "App64")
+        watch(watcher, SELF, "App3")
+        watch(watcher, SELF, "App3", UNWATCH)
+        watch(watcher, SELF, "App64")
+        raises(errno.EHOSTUNREACH, "no such platform", watch, watcher, vm(3, bytes([9] * 16)))
+        equal("told", 65, len(payloads(watcher, 70, 0.5)))
 
 
 if __name__ == "__main__":

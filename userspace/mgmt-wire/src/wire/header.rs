@@ -51,7 +51,8 @@ codes! {
         Data = 3,
         /// Closes a conversation.
         Terminate = 4,
-        /// A peer came, went or moved. Only a bridge sends it.
+        /// Who comes and who goes: an endpoint asks for it, a bridge tells. See
+        /// [`Event`](super::Event).
         Presence = 5,
         /// The answer to a request, matched by its correlation id.
         Reply = 6,
@@ -61,9 +62,9 @@ codes! {
 }
 
 impl Kind {
-    /// Whether an endpoint may send this kind; the others are the bridge's own words.
+    /// Whether an endpoint may send this kind; the other is the bridge's own word.
     pub fn is_from_endpoint(self) -> bool {
-        !matches!(self, Self::Presence | Self::Undeliverable)
+        self != Self::Undeliverable
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod addr;
 mod header;
+mod presence;
 #[cfg(test)]
 mod testing;
 
@@ -15,6 +16,7 @@ pub use addr::{
     ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
 };
 pub use header::{CLASSES, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, VERSION};
+pub use presence::{Event, PRESENCE_LEN};
 
 /// Why bytes are not a valid part of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

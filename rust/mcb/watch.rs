@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Presence: who asked to hear of an App_ID's coming and going, and who tells them.
+//!
+//! The bridge of every domain tells of its own endpoints. A bridge also keeps what it passes on:
+//! it asks again for its askers when a channel comes, and tells them when one goes.
+
+use super::{Bridge, Refused, Table, Target, BRIDGE};
+use crate::{
+    link::Link,
+    message::{Message, Principal},
+    pure::route::{route, Origin, Route, VmName},
+    wire::{Address, AppId, Component, Event, Flags, Header, Kind, PRESENCE_LEN},
+};
+use kernel::{
+    prelude::*,
+    rbtree::RBTreeNode,
+    sync::{atomic::ordering::Relaxed, Arc}, //
+};
+
+/// Most watches of one open file, of one guest, and of everybody.
+const MAX_OF_FILE: usize = 64;
+const MAX_OF_GUEST: usize = 1024;
+const MAX_WATCHES: usize = 8192;
+
+/// Somebody wants to hear who binds and frees an App_ID. That is in the key.
+pub(super) struct Watch {
+    subscriber: Address,
+    /// The way to the subscriber.
+    to: Target,
+    origin: Origin,
+    principal: Principal,
+    /// Where: one VM, or the platform.
+    component: Component,
+    /// What came up by a channel, and has not gone down again.
+    up: KVec<Component>,
+}
+
+pub(super) type Key = (AppId, u64);
+
+impl Watch {
+    fn is_for(&self, subscriber: &Address, component: &Component) -> bool {
+        self.subscriber == *subscriber && self.component == *component
+    }
+
+    fn notice(&self, source: Component, app: AppId, event: Event) -> Notice {
+        Notice {
+            to: self.to.clone(),
+            source: Address::new(source, app),
+            destination: self.subscriber,
+            event,
+            principal: BRIDGE,
+        }
+    }
+
+    /// Asks, or stops asking, in this component by this link.
+    fn passed(&self, link: &Arc<Link>, component: Component, app: AppId, event: Event) -> Notice {
+        Notice {
+            to: Target::Link(link.clone()),
+            source: self.subscriber,
+            destination: Address::new(component, app),
+            event,
+            principal: self.principal,
+        }
+    }
+}
+
+/// A presence message to be made, when the table is not locked any more.
+pub(super) struct Notice {
+    to: Target,
+    source: Address,
+    destination: Address,
+    event: Event,
+    /// Who is charged for it: whoever asks, and the bridge for what it tells.
+    principal: Principal,
+}
+
+/// Notices, as far as there is memory: losing one is logged.
+#[derive(Default)]
+pub(super) struct Notices(KVec<Notice>);
+
+impl Notices {
+    fn add(&mut self, notice: Notice) {
+        if self.0.push(notice, GFP_ATOMIC).is_err() {
+            pr_warn!("no memory to tell of presence\n");
+        }
+    }
+}
+
+impl Table {
+    /// The name of this domain in what it tells an asker that is to be reached like this.
+    fn told_as(&self, way: Route, component: Component) -> Option<Component> {
+        match way {
+            Route::Local => Some(component),
+            Route::LocalAndUplink => Some(self.names.own().into()),
+            Route::LocalAndGuests => Some(self.names.mvm.into()),
+            _ => None,
+        }
+    }
+
+    /// Tells the askers that an App_ID of this domain came or went.
+    pub(super) fn tell_local(&self, app: AppId, event: Event, notices: &mut Notices) {
+        let of_app = self.watches.iter().filter(|((name, _), _)| *name == app);
+        for (_, watch) in of_app {
+            let (way, component) = route(&self.names, watch.origin, &watch.component);
+            if let Some(own) = self.told_as(way, component) {
+                notices.add(watch.notice(own, app, event));
+            }
+        }
+    }
+
+    /// Passes a watch, or its end, on to where it applies; and tells at once what is known here.
+    fn spread(&self, app: AppId, watch: &Watch, event: Event, notices: &mut Notices) {
+        let (way, component) = route(&self.names, watch.origin, &watch.component);
+        let asks = event == Event::Watch;
+        let pass = |link, component| watch.passed(link, component, app, event);
+        if let Some(own) = self.told_as(way, component).filter(|_| asks) {
+            if self.bound(app).next().is_some() {
+                notices.add(watch.notice(own, app, Event::Up));
+            } else if way == Route::Local {
+                notices.add(watch.notice(own, app, Event::Down));
+            }
+        }
+        let one = match way {
+            Route::Guest(id) => Some(self.guests.get(&id)),
+            Route::Uplink => Some(self.uplink.as_ref()),
+            _ => None,
+        };
+        match one {
+            Some(Some(link)) => notices.add(pass(link, component)),
+            // It is asked when it comes.
+            Some(None) if asks => notices.add(watch.notice(component, app, Event::Down)),
+            _ => {}
+        }
+        if way == Route::LocalAndUplink {
+            if let Some(link) = &self.uplink {
+                notices.add(pass(link, component));
+            }
+        }
+        if way == Route::LocalAndGuests {
+            for (&id, link) in self.guests.iter() {
+                if link.origin != watch.origin {
+                    notices.add(pass(link, self.guest_name(id)));
+                }
+            }
+        }
+    }
+
+    fn guest_name(&self, vm_id: u32) -> Component {
+        let mvm_ip = self.names.mvm.mvm_ip;
+        VmName { mvm_ip, vm_id }.into()
+    }
+
+    /// Ends the watches for which `ends` says so.
+    fn end_watches(&mut self, ends: impl Fn(&Watch) -> bool, notices: &mut Notices) {
+        let mut from = None;
+        loop {
+            let next = match from {
+                None => self.watches.cursor_front(),
+                Some(key) => self.watches.cursor_lower_bound(&key),
+            };
+            let Some((&key, watch)) = next.as_ref().map(|cursor| cursor.current()) else {
+                return;
+            };
+            from = Some((key.0, key.1 + 1));
+            if ends(watch) {
+                self.spread(key.0, watch, Event::Unwatch, notices);
+                drop(self.watches.remove_node(&key));
+            }
+        }
+    }
+
+    /// An endpoint is gone: so are its watches.
+    pub(super) fn end_watches_of(&mut self, principal: Principal, notices: &mut Notices) {
+        self.end_watches(|watch| watch.principal == principal, notices);
+    }
+
+    /// A channel came: asks there for those who want to know.
+    pub(super) fn ask_link(&self, link: &Arc<Link>, notices: &mut Notices) {
+        for ((app, _), watch) in self.watches.iter() {
+            if watch.origin == link.origin {
+                continue;
+            }
+            let (way, component) = route(&self.names, watch.origin, &watch.component);
+            let component = match (way, link.origin) {
+                (Route::Guest(id), Origin::Guest(new)) if id == new => component,
+                (Route::LocalAndGuests, Origin::Guest(new)) => self.guest_name(new),
+                (Route::Uplink | Route::LocalAndUplink, Origin::Uplink) => component,
+                _ => continue,
+            };
+            notices.add(watch.passed(link, component, *app, Event::Watch));
+        }
+    }
+
+    /// A channel went, with all that was up behind it, and all who asked from there.
+    pub(super) fn tell_link_gone(&mut self, origin: Origin, notices: &mut Notices) {
+        self.end_watches(|watch| watch.origin == origin, notices);
+        let names = self.names;
+        for ((app, _), watch) in self.watches.iter_mut() {
+            let mut i = 0;
+            while let Some(&component) = watch.up.get(i) {
+                let gone = match (route(&names, Origin::Local, &component).0, origin) {
+                    (Route::Guest(id), Origin::Guest(gone)) => id == gone,
+                    (Route::Uplink, Origin::Uplink) => true,
+                    _ => false,
+                };
+                if !gone {
+                    i += 1;
+                } else if watch.up.remove(i).is_ok() {
+                    notices.add(watch.notice(component, *app, Event::Down));
+                }
+            }
+        }
+    }
+}
+
+impl Bridge {
+    /// Starts or ends a watch.
+    pub(super) fn watch(
+        &self,
+        origin: Origin,
+        header: &Header,
+        event: Event,
+        principal: Principal,
+        to: &Target,
+    ) -> Result<(), Refused> {
+        let app = header.destination.app.ok_or(Refused::Failed(EINVAL))?;
+        let component = header.destination.component;
+        let watch = Watch {
+            subscriber: header.source,
+            to: to.clone(),
+            origin,
+            principal,
+            component,
+            up: KVec::new(),
+        };
+        let key = (app, self.next_watch.fetch_add(1, Relaxed));
+        let node = RBTreeNode::new(key, watch, GFP_KERNEL).map_err(Refused::Failed)?;
+        let mut notices = Notices::default();
+        let mut table = self.table.lock();
+        if let (Route::Unreachable(reason), _) = route(&table.names, origin, &component) {
+            return Err(Refused::Unreachable(reason));
+        }
+        let same = |watch: &Watch| {
+            watch.origin == origin
+                && watch.principal == principal
+                && watch.is_for(&header.source, &component)
+        };
+        let mut of_app = table.watches.iter().filter(|((name, _), _)| *name == app);
+        let known = of_app.find(|(_, watch)| same(watch)).map(|(&key, _)| key);
+        match (event, known) {
+            (Event::Watch, None) => {
+                let of_asker = |watch: &&Watch| watch.principal == principal;
+                let most = match origin {
+                    Origin::Local => MAX_OF_FILE,
+                    Origin::Guest(_) => MAX_OF_GUEST,
+                    Origin::Uplink => MAX_WATCHES,
+                };
+                if table.watches.values().count() >= MAX_WATCHES
+                    || table.watches.values().filter(of_asker).count() >= most
+                {
+                    return Err(Refused::Failed(ENOSPC));
+                }
+                table.watches.insert(node);
+                if let Some(watch) = table.watches.get(&key) {
+                    table.spread(app, watch, event, &mut notices);
+                }
+            }
+            (Event::Watch, Some(_)) => {}
+            (_, Some(known)) => {
+                if let Some(watch) = table.watches.get(&known) {
+                    table.spread(app, watch, event, &mut notices);
+                }
+                drop(table.watches.remove_node(&known));
+            }
+            (_, None) => {}
+        }
+        drop(table);
+        self.tell(notices);
+        Ok(())
+    }
+
+    /// What a link tells of presence there. Whether anybody has asked for it.
+    pub(super) fn seen(&self, header: &Header, event: Event) -> bool {
+        let (Some(app), source) = (header.source.app, header.source.component) else {
+            return false;
+        };
+        let mut asked = false;
+        let mut table = self.table.lock();
+        let names = table.names;
+        let of_app = table.watches.iter_mut();
+        for (_, watch) in of_app.filter(|((name, _), _)| *name == app) {
+            let (way, component) = route(&names, watch.origin, &watch.component);
+            let covers = match way {
+                Route::LocalAndUplink | Route::LocalAndGuests => true,
+                _ => is_same_vm(&component, &source),
+            };
+            let for_it = watch.subscriber.app == header.destination.app
+                && is_same_vm(&watch.subscriber.component, &header.destination.component);
+            if !covers || !for_it {
+                continue;
+            }
+            asked = true;
+            let at = watch.up.iter().position(|up| *up == source);
+            match (event, at) {
+                // Without memory, nobody hears when its channel goes.
+                (Event::Up, None) => drop(watch.up.push(source, GFP_ATOMIC)),
+                (Event::Down, Some(at)) => drop(watch.up.remove(at)),
+                _ => {}
+            }
+        }
+        asked
+    }
+
+    /// Sends presence messages. The table must not be locked.
+    pub(super) fn tell(&self, notices: Notices) {
+        for notice in notices.0 {
+            let tells = !notice.event.is_from_endpoint();
+            if tells && notice.to.inbox().is_over_capacity() {
+                // Who does not read does not hear.
+                continue;
+            }
+            let header = Header {
+                flags: if tells {
+                    Flags::NO_UNDELIVERABLE
+                } else {
+                    Flags::NONE
+                },
+                source: notice.source,
+                ..Header::new(Kind::Presence, notice.destination, PRESENCE_LEN as u32)
+            };
+            let mut payload = KVVec::new();
+            let message = payload
+                .extend_from_slice(&notice.event.encode(), GFP_KERNEL)
+                .map_err(Error::from)
+                .and_then(|()| Message::new(header, payload, notice.principal));
+            let Ok(message) = message else {
+                pr_warn!("no memory to tell of presence\n");
+                continue;
+            };
+            self.deliver_one(message, &notice.to);
+        }
+    }
+}
+
+/// Whether two names mean the same VM, where one may lack the address of the platform.
+fn is_same_vm(a: &Component, b: &Component) -> bool {
+    match (a, b) {
+        (
+            Component::Vm { mvm_ip, vm_id },
+            Component::Vm {
+                mvm_ip: other_ip,
+                vm_id: other_id,
+            },
+        ) => {
+            let unspecified = [0; 16];
+            vm_id == other_id
+                && (mvm_ip == other_ip || *mvm_ip == unspecified || *other_ip == unspecified)
+        }
+        _ => a == b,
+    }
+}
