@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be wrong without a kernel: ring arithmetic, routing, shares.
+//! What can be wrong without a kernel: ring arithmetic, routing, shares, policy.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
+// The bridge does not ask it yet.
+#[allow(dead_code, unused_imports)]
+pub mod policy;
 pub mod quota;
 pub mod ring;
 pub mod route;
