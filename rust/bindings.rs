@@ -33,3 +33,15 @@ include!(concat!(env!("MGMT_OBJTREE"), "/rust/bindings_generated.rs"));
 unsafe impl kernel::transmute::AsBytes for mgmt_info {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::AsBytes for mgmt_link {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_policy_load {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_policy_read {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_rule {}
+// SAFETY: Its fields are integers: any bytes are valid.
+unsafe impl kernel::transmute::FromBytes for mgmt_policy_load {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_policy_read {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_rule {}

@@ -10,7 +10,8 @@ use crate::{
     mcb::{check_written, Bridge, Endpoint, Prepared, Refused},
     message::{Principal, MAX_PAYLOAD},
     mgmt_back::set_mvm_ip,
-    pure::route::Above,
+    policy::LoadError,
+    pure::{policy::MAX_TEXT, route::Above},
     wire::{AppId, Component, Header, Reason, WireError, APP_ID_LEN, HEADER_LEN}, //
 };
 use kernel::{
@@ -171,6 +172,83 @@ impl MgmtFile {
         }
     }
 
+    fn load_policy(&self, arg: usize) -> Result {
+        let user = UserSlice::new(
+            UserPtr::from_addr(arg),
+            size_of::<bindings::mgmt_policy_load>(),
+        );
+        let (mut reader, mut writer) = user.reader_writer();
+        let mut load: bindings::mgmt_policy_load = reader.read()?;
+        if load.reserved.iter().any(|&word| word != 0) {
+            return Err(EINVAL);
+        }
+        let length = load.length as usize;
+        if length > MAX_TEXT {
+            return Err(EMSGSIZE);
+        }
+        let mut text = KVVec::new();
+        let from = UserPtr::from_addr(usize::try_from(load.text)?);
+        UserSlice::new(from, length).read_all(&mut text, GFP_KERNEL_ACCOUNT)?;
+        let loaded = match self.bridge.load_policy(text) {
+            Ok(()) => {
+                (load.line, load.column) = (0, 0);
+                Ok(())
+            }
+            Err(LoadError::Rule { line, column }) => {
+                (load.line, load.column) = (line, column);
+                Err(EINVAL)
+            }
+            Err(LoadError::Other(e)) => return Err(e),
+        };
+        writer.write(&load)?;
+        loaded
+    }
+
+    fn read_policy(&self, arg: usize) -> Result {
+        let user = UserSlice::new(
+            UserPtr::from_addr(arg),
+            size_of::<bindings::mgmt_policy_read>(),
+        );
+        let (mut reader, mut writer) = user.reader_writer();
+        let mut read: bindings::mgmt_policy_read = reader.read()?;
+        if read.reserved.iter().any(|&word| word != 0) {
+            return Err(EINVAL);
+        }
+        let policy = self.bridge.policy();
+        let text = policy.text();
+        let room = read.length as usize;
+        // At most `MAX_TEXT` and `MAX_RULES`.
+        read.length = text.len() as u32;
+        read.rules = policy.len() as u32;
+        if text.len() <= room {
+            let to = UserPtr::from_addr(usize::try_from(read.text)?);
+            UserSlice::new(to, text.len()).writer().write_slice(text)?;
+        }
+        writer.write(&read)?;
+        if text.len() <= room {
+            Ok(())
+        } else {
+            Err(ENOSPC)
+        }
+    }
+
+    fn rule(&self, asked: &bindings::mgmt_rule) -> Result<bindings::mgmt_rule> {
+        if asked.reserved.iter().any(|&word| word != 0) {
+            return Err(EINVAL);
+        }
+        let policy = self.bridge.policy();
+        let found = match asked.rule.checked_sub(bindings::MGMT_RULE_BUILT_IN) {
+            None => policy.rule(asked.rule as usize),
+            Some(number) => policy.built_in(number as usize).map(|hits| (0, hits)),
+        };
+        let (line, hits) = found.ok_or(ENOENT)?;
+        Ok(bindings::mgmt_rule {
+            line,
+            hits,
+            ..*asked
+        })
+    }
+
     fn link_info(&self, from: u32) -> Result<bindings::mgmt_link> {
         let guest = if from == bindings::MGMT_LINK_UPLINK {
             None
@@ -221,6 +299,7 @@ fn link_counters(id: u32, link: &Link) -> bindings::mgmt_link {
 fn errno(refused: Refused) -> Error {
     match refused {
         Refused::Unreachable(Reason::NoEndpoint) => ECONNREFUSED,
+        Refused::Unreachable(Reason::Denied) => EACCES,
         Refused::Unreachable(_) => EHOSTUNREACH,
         Refused::NotConnected => ENOTCONN,
         Refused::Backlog => ENOBUFS,
@@ -240,6 +319,9 @@ impl PinnedDrop for MgmtFile {
 const IOC_BIND: u32 = _IOW::<bindings::mgmt_bind>(bindings::MGMT_IOC_MAGIC, 1);
 const IOC_INFO: u32 = _IOR::<bindings::mgmt_info>(bindings::MGMT_IOC_MAGIC, 2);
 const IOC_SET_MVM: u32 = _IOW::<bindings::mgmt_mvm>(bindings::MGMT_IOC_MAGIC, 3);
+const IOC_POLICY_LOAD: u32 = _IOWR::<bindings::mgmt_policy_load>(bindings::MGMT_IOC_MAGIC, 5);
+const IOC_POLICY_READ: u32 = _IOWR::<bindings::mgmt_policy_read>(bindings::MGMT_IOC_MAGIC, 6);
+const IOC_RULE: u32 = _IOWR::<bindings::mgmt_rule>(bindings::MGMT_IOC_MAGIC, 7);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]
@@ -306,6 +388,21 @@ impl MiscDevice for MgmtFile {
                     user(size_of::<bindings::mgmt_link>()).reader_writer();
                 let id = reader.read::<u32>()?;
                 writer.write(&this.link_info(id)?)?;
+            }
+            IOC_POLICY_LOAD => {
+                require_admin()?;
+                this.load_policy(arg)?;
+            }
+            IOC_POLICY_READ => {
+                require_admin()?;
+                this.read_policy(arg)?;
+            }
+            IOC_RULE => {
+                require_admin()?;
+                let (mut reader, mut writer) =
+                    user(size_of::<bindings::mgmt_rule>()).reader_writer();
+                let asked: bindings::mgmt_rule = reader.read()?;
+                writer.write(&this.rule(&asked)?)?;
             }
             _ => return Err(ENOTTY),
         }

@@ -52,7 +52,7 @@ impl Default for Counter {
 }
 
 impl Counter {
-    fn add(&self, by: usize) {
+    pub(crate) fn add(&self, by: usize) {
         self.0.fetch_add(by as u64, ordering::Relaxed);
     }
 

@@ -9,6 +9,8 @@ use crate::{
     inbox::{Inbox, PushError},
     link::Link,
     message::{Message, Principal},
+    policy::{LoadError, Policy},
+    pure::policy::Verdict,
     pure::route::{route, Above, Names, Origin, Route, VmName},
     queue::OwnedQueue,
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
@@ -165,6 +167,7 @@ struct Table {
     guests: RBTree<u32, Arc<Link>>,
     uplink: Option<Arc<Link>>,
     watches: RBTree<watch::Key, watch::Watch>,
+    policy: Arc<Policy>,
 }
 
 /// What `MGMT_IOC_INFO` tells of the bridge.
@@ -203,9 +206,80 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The name of a guest of this domain.
+    fn guest_name(&self, vm_id: u32) -> Component {
+        let mvm_ip = self.names.mvm.mvm_ip;
+        VmName { mvm_ip, vm_id }.into()
+    }
+
+    /// The one receiver on this way.
+    fn locate(&self, way: Route, header: &Header) -> Result<Target, Refused> {
+        match way {
+            Route::Local => {
+                let app = header.destination.app;
+                let endpoint = app.and_then(|app| self.bound(app).next());
+                let endpoint = endpoint.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
+                Ok(Target::Endpoint(endpoint))
+            }
+            Route::Guest(id) => {
+                let link = self.guests.get(&id);
+                let link = link.ok_or(Refused::Unreachable(Reason::NoComponent))?;
+                Ok(Target::Link(link.clone()))
+            }
+            Route::Uplink => {
+                let link = self.uplink.as_ref().ok_or(Refused::NotConnected)?;
+                Ok(Target::Link(link.clone()))
+            }
+            // Only a broadcast goes to everybody.
+            Route::LocalAndUplink | Route::LocalAndGuests => {
+                Err(Refused::Unreachable(Reason::NoComponent))
+            }
+            Route::Unreachable(reason) => Err(Refused::Unreachable(reason)),
+        }
+    }
+
+    /// What the rules say of a message between this domain's guests, or one of them and others.
+    ///
+    /// No rule is asked for what stays in this domain, or comes from the management VM above.
+    fn judge(&self, origin: Origin, way: Route, header: &Header, component: Component) -> Verdict {
+        let asked = match origin {
+            Origin::Guest(_) => true,
+            Origin::Local => {
+                matches!(way, Route::Guest(_))
+                    || self.names.above == Above::Nobody && !matches!(way, Route::Local)
+            }
+            Origin::Uplink => false,
+        };
+        if !asked {
+            return Verdict::Allow;
+        }
+        let mvm = self.names.mvm;
+        let source = match origin {
+            Origin::Local => Address {
+                component: mvm.into(),
+                ..header.source
+            },
+            _ => header.source,
+        };
+        let destination = Address {
+            component,
+            ..header.destination
+        };
+        self.policy.decide(mvm, &source, &destination, header.kind)
+    }
+
+    /// The broker in this domain that a rule sends a message through.
+    fn broker(&self, broker: &Address) -> Option<Target> {
+        let endpoint = self.bound(broker.app?).next()?;
+        Some(Target::Endpoint(endpoint))
+    }
+}
+
 impl Bridge {
     /// Makes the bridge of the domain with these names.
     pub(crate) fn new(names: Names) -> Result<Arc<Self>> {
+        let policy = Policy::new(KVVec::new()).map_err(|_| ENOMEM)?;
         Arc::pin_init(
             try_pin_init!(Self {
                 queue: OwnedQueue::new(c"mgmt")?,
@@ -219,6 +293,7 @@ impl Bridge {
                         guests: RBTree::new(),
                         uplink: None,
                         watches: RBTree::new(),
+                        policy,
                     },
                     "mgmt_table"
                 ),
@@ -274,6 +349,19 @@ impl Bridge {
     /// Sets what is known of the management VM above.
     pub(crate) fn set_above(&self, above: Above) {
         self.table.lock().names.above = above;
+    }
+
+    /// Reads rules and puts them in the place of those that held. If one is wrong, nothing changes.
+    pub(crate) fn load_policy(&self, text: KVVec<u8>) -> Result<(), LoadError> {
+        let policy = Policy::new(text)?;
+        let old = core::mem::replace(&mut self.table.lock().policy, policy);
+        // The table is not locked while it goes.
+        drop(old);
+        Ok(())
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.table.lock().policy.clone()
     }
 
     pub(crate) fn summary(&self) -> Summary {
@@ -483,7 +571,7 @@ impl Bridge {
                         Err(refused) => Err(refused),
                     }
                 }
-                Ok(event) if self.seen(&header, event) => self.find(link.origin, &header),
+                Ok(event) if self.seen(&header, event) => self.find_asker(link.origin, &header),
                 // Its asker may just have gone.
                 Ok(_) => return Forwarded::Dropped,
             }
@@ -532,7 +620,7 @@ impl Bridge {
         let Some(back) = message.undeliverable(reason, BRIDGE) else {
             return;
         };
-        let Ok((target, _)) = self.find(Origin::Local, &back.header()) else {
+        let Ok((target, _)) = self.find_asker(Origin::Local, &back.header()) else {
             // The sender is gone.
             return;
         };
@@ -543,33 +631,27 @@ impl Bridge {
         let _ = target.push_returned(back);
     }
 
-    /// Finds the receiver of a message to one, and the name that its component is to carry.
+    /// Finds the receiver of a message to one, and the name that its component is to carry, as
+    /// far as the rules allow.
     fn find(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
         let table = self.table.lock();
         let (way, component) = route(&table.names, origin, &header.destination.component);
-        let target = match way {
-            Route::Local => {
-                let app = header.destination.app;
-                let endpoint = app.and_then(|app| table.bound(app).next());
-                let endpoint = endpoint.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
-                Target::Endpoint(endpoint)
+        match table.judge(origin, way, header, component) {
+            Verdict::Allow => Ok((table.locate(way, header)?, component)),
+            Verdict::Deny => Err(Refused::Unreachable(Reason::Denied)),
+            Verdict::Through(broker) => {
+                let broker = table.broker(&broker);
+                let broker = broker.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
+                Ok((broker, component))
             }
-            Route::Guest(id) => {
-                let link = table.guests.get(&id);
-                let link = link.ok_or(Refused::Unreachable(Reason::NoComponent))?;
-                Target::Link(link.clone())
-            }
-            Route::Uplink => {
-                let link = table.uplink.as_ref().ok_or(Refused::NotConnected)?;
-                Target::Link(link.clone())
-            }
-            // Only a broadcast goes to everybody.
-            Route::LocalAndUplink | Route::LocalAndGuests => {
-                return Err(Refused::Unreachable(Reason::NoComponent))
-            }
-            Route::Unreachable(reason) => return Err(Refused::Unreachable(reason)),
-        };
-        Ok((target, component))
+        }
+    }
+
+    /// As [`Bridge::find`], for what no rule forbids: a bridge's own words to who asked for them.
+    fn find_asker(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
+        let table = self.table.lock();
+        let (way, component) = route(&table.names, origin, &header.destination.component);
+        Ok((table.locate(way, header)?, component))
     }
 
     /// Makes the copies of a broadcast, for every receiver but the sender.
@@ -627,11 +709,23 @@ impl Bridge {
         header: &Header,
         sender: Principal,
     ) -> Result<KVec<(Target, Component)>, Refused> {
-        let failed = |_| Refused::Failed(ENOMEM);
         let mut targets = KVec::new();
         let table = self.table.lock();
         let names = &table.names;
         let (way, component) = route(names, origin, &header.destination.component);
+        // Where a rule forbids it, nobody is told: a broadcast is to whom it may reach.
+        let mut add = |way, target, component| {
+            let target = match table.judge(origin, way, header, component) {
+                Verdict::Allow => target,
+                Verdict::Deny => return Ok(()),
+                Verdict::Through(broker) => match table.broker(&broker) {
+                    Some(broker) => broker,
+                    None => return Ok(()),
+                },
+            };
+            let pushed = targets.push((target, component), GFP_ATOMIC);
+            pushed.map_err(|e| Refused::Failed(e.into()))
+        };
         let local = match way {
             Route::Local => Some(component),
             Route::LocalAndUplink => Some(names.own().into()),
@@ -640,36 +734,20 @@ impl Bridge {
         };
         if let (Some(component), Some(app)) = (local, header.destination.app) {
             for endpoint in table.bound(app).filter(|e| e.principal != sender) {
-                targets
-                    .push((Target::Endpoint(endpoint), component), GFP_ATOMIC)
-                    .map_err(failed)?;
+                add(Route::Local, Target::Endpoint(endpoint), component)?;
             }
         }
         match way {
             Route::Local => {}
-            Route::Guest(id) => {
-                let link = table.guests.get(&id);
-                let link = link.ok_or(Refused::Unreachable(Reason::NoComponent))?;
-                targets
-                    .push((Target::Link(link.clone()), component), GFP_ATOMIC)
-                    .map_err(failed)?;
-            }
-            Route::Uplink | Route::LocalAndUplink => {
-                let link = table.uplink.as_ref().ok_or(Refused::NotConnected)?;
-                targets
-                    .push((Target::Link(link.clone()), component), GFP_ATOMIC)
-                    .map_err(failed)?;
+            Route::Guest(_) | Route::Uplink => add(way, table.locate(way, header)?, component)?,
+            Route::LocalAndUplink => {
+                add(way, table.locate(Route::Uplink, header)?, component)?;
             }
             Route::LocalAndGuests => {
                 let others = table.guests.iter();
-                for (&vm_id, link) in others.filter(|(_, link)| link.origin != origin) {
-                    let name = VmName {
-                        mvm_ip: names.mvm.mvm_ip,
-                        vm_id,
-                    };
-                    targets
-                        .push((Target::Link(link.clone()), name.into()), GFP_ATOMIC)
-                        .map_err(failed)?;
+                for (&id, link) in others.filter(|(_, link)| link.origin != origin) {
+                    let target = Target::Link(link.clone());
+                    add(Route::Guest(id), target, table.guest_name(id))?;
                 }
             }
             Route::Unreachable(reason) => return Err(Refused::Unreachable(reason)),

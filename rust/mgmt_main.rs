@@ -35,6 +35,7 @@ mod mcb;
 mod message;
 mod mgmt_back;
 mod mgmt_front;
+mod policy;
 #[allow(unreachable_pub)]
 #[path = "pure/mod.rs"]
 mod pure;

@@ -80,10 +80,44 @@ struct mgmt_link {
 	__u32	reserved[5];
 };
 
+/*
+ * MGMT_IOC_POLICY_LOAD: the rules of who may talk to whom (docs/policy.md), in the place of those
+ * that hold; an empty text for the built-in ones alone. If a line is wrong, EINVAL, @line and
+ * @column say where, and nothing has changed. CAP_SYS_ADMIN.
+ */
+struct mgmt_policy_load {
+	__u64	text;			/* where the rules are */
+	__u32	length;			/* their bytes */
+	__u32	line;			/* out: of a mistake, from 1; else 0 */
+	__u32	column;			/* out: of a mistake, from 1; else 0 */
+	__u32	reserved[3];		/* 0 */
+};
+
+/* MGMT_IOC_POLICY_READ: the rules that hold. ENOSPC if there is no room. CAP_SYS_ADMIN. */
+struct mgmt_policy_read {
+	__u64	text;			/* where they go */
+	__u32	length;			/* in: bytes of room there; out: of the rules */
+	__u32	rules;			/* out: how many there are */
+	__u32	reserved[4];		/* 0 */
+};
+
+#define MGMT_RULE_BUILT_IN	0x10000u	/* struct mgmt_rule.rule: the first built-in one */
+
+/* MGMT_IOC_RULE: what one rule has decided; ENOENT if there is none. CAP_SYS_ADMIN. */
+struct mgmt_rule {
+	__u32	rule;			/* in: its number, from 0, or from MGMT_RULE_BUILT_IN */
+	__u32	line;			/* out: where it stands in the text, from 1; 0: built in */
+	__u64	hits;			/* out: how often it has decided since it was loaded */
+	__u32	reserved[4];		/* 0 */
+};
+
 #define MGMT_IOC_MAGIC		0xCE
 #define MGMT_IOC_BIND		_IOW(MGMT_IOC_MAGIC, 1, struct mgmt_bind)
 #define MGMT_IOC_INFO		_IOR(MGMT_IOC_MAGIC, 2, struct mgmt_info)
 #define MGMT_IOC_SET_MVM	_IOW(MGMT_IOC_MAGIC, 3, struct mgmt_mvm)
 #define MGMT_IOC_LINK		_IOWR(MGMT_IOC_MAGIC, 4, struct mgmt_link)
+#define MGMT_IOC_POLICY_LOAD	_IOWR(MGMT_IOC_MAGIC, 5, struct mgmt_policy_load)
+#define MGMT_IOC_POLICY_READ	_IOWR(MGMT_IOC_MAGIC, 6, struct mgmt_policy_read)
+#define MGMT_IOC_RULE		_IOWR(MGMT_IOC_MAGIC, 7, struct mgmt_rule)
 
 #endif /* _UAPI_MGMT_H */

@@ -9,8 +9,11 @@ use super::{Bridge, Refused, Table, Target, BRIDGE};
 use crate::{
     link::Link,
     message::{Message, Principal},
-    pure::route::{route, Origin, Route, VmName},
-    wire::{Address, AppId, Component, Event, Flags, Header, Kind, PRESENCE_LEN},
+    pure::{
+        policy::Verdict,
+        route::{route, Origin, Route}, //
+    },
+    wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, PRESENCE_LEN},
 };
 use kernel::{
     prelude::*,
@@ -109,6 +112,15 @@ impl Table {
         }
     }
 
+    /// Whether the rules let this watch look there.
+    fn may_watch(&self, app: AppId, watch: &Watch, way: Route, component: Component) -> bool {
+        let header = Header {
+            source: watch.subscriber,
+            ..Header::new(Kind::Presence, Address::new(component, app), 0)
+        };
+        self.judge(watch.origin, way, &header, component) == Verdict::Allow
+    }
+
     /// Passes a watch, or its end, on to where it applies; and tells at once what is known here.
     fn spread(&self, app: AppId, watch: &Watch, event: Event, notices: &mut Notices) {
         let (way, component) = route(&self.names, watch.origin, &watch.component);
@@ -139,16 +151,13 @@ impl Table {
         }
         if way == Route::LocalAndGuests {
             for (&id, link) in self.guests.iter() {
-                if link.origin != watch.origin {
-                    notices.add(pass(link, self.guest_name(id)));
+                let name = self.guest_name(id);
+                if link.origin != watch.origin && self.may_watch(app, watch, Route::Guest(id), name)
+                {
+                    notices.add(pass(link, name));
                 }
             }
         }
-    }
-
-    fn guest_name(&self, vm_id: u32) -> Component {
-        let mvm_ip = self.names.mvm.mvm_ip;
-        VmName { mvm_ip, vm_id }.into()
     }
 
     /// Ends the watches for which `ends` says so.
@@ -184,7 +193,11 @@ impl Table {
             let (way, component) = route(&self.names, watch.origin, &watch.component);
             let component = match (way, link.origin) {
                 (Route::Guest(id), Origin::Guest(new)) if id == new => component,
-                (Route::LocalAndGuests, Origin::Guest(new)) => self.guest_name(new),
+                (Route::LocalAndGuests, Origin::Guest(new))
+                    if self.may_watch(*app, watch, Route::Guest(new), self.guest_name(new)) =>
+                {
+                    self.guest_name(new)
+                }
                 (Route::Uplink | Route::LocalAndUplink, Origin::Uplink) => component,
                 _ => continue,
             };
@@ -238,8 +251,13 @@ impl Bridge {
         let node = RBTreeNode::new(key, watch, GFP_KERNEL).map_err(Refused::Failed)?;
         let mut notices = Notices::default();
         let mut table = self.table.lock();
-        if let (Route::Unreachable(reason), _) = route(&table.names, origin, &component) {
+        let (way, name) = route(&table.names, origin, &component);
+        if let Route::Unreachable(reason) = way {
             return Err(Refused::Unreachable(reason));
+        }
+        let everywhere = matches!(way, Route::LocalAndGuests | Route::LocalAndUplink);
+        if !everywhere && table.judge(origin, way, header, name) != Verdict::Allow {
+            return Err(Refused::Unreachable(Reason::Denied));
         }
         let same = |watch: &Watch| {
             watch.origin == origin

@@ -108,7 +108,7 @@ impl ComponentPattern {
             Component::Vm { mvm_ip, vm_id } => Some(Self::Vm { mvm_ip, vm_id }),
             Component::Stable(uuid) => Some(Self::Stable(uuid)),
             Component::Hardware(serial) => Some(Self::Hardware(serial)),
-            Component::Unspecified | Component::SelfDomain => None,
+            Component::Unspecified | Component::SelfDomain | Component::Platform => None,
         }
     }
 }
@@ -189,6 +189,16 @@ pub struct Rule {
     pub kinds: Kinds,
     /// The line that it stands on, from 1.
     pub line: u32,
+}
+
+impl Rule {
+    /// The broker that it sends messages through.
+    pub fn broker(&self) -> Option<&Address> {
+        match &self.action {
+            Action::Through(broker) => Some(broker),
+            Action::Allow | Action::Deny => None,
+        }
+    }
 }
 
 impl fmt::Display for ComponentPattern {

@@ -79,11 +79,13 @@ wait_connected() {
 	return 1
 }
 
-# ready [GUEST...]: module loaded, attached, connected; ends the case otherwise.
+# ready [GUEST...]: module loaded, attached, connected, and anybody may talk to
+# anybody; ends the case otherwise.
 ready() {
 	local name
 	(($#)) || set -- "${GUESTS[@]}"
 	load dom0 || die "cannot load the module in Dom0"
+	python3 "$(dirname "${BASH_SOURCE[0]}")/mgmt.py" open || die "cannot load the rules"
 	for name; do
 		load "$name" || die "cannot load the module in $name"
 		timeout 30 mgmtctl attach --if-needed "$name" || die "cannot attach $name"

@@ -10,6 +10,7 @@ GuestFile is the same in a guest of the lab, through nothing but its shell.
 """
 
 import base64
+import ctypes
 import errno
 import fcntl
 import functools
@@ -39,11 +40,18 @@ BIND = struct.Struct("<32sI28s")
 INFO = struct.Struct("<II32s32sIIII32s")
 MVM = struct.Struct("<16s16s")
 LINK = struct.Struct("<IIQQQQQQIII20s")
+POLICY_LOAD = struct.Struct("<QIII12s")
+POLICY_READ = struct.Struct("<QII16s")
+RULE = struct.Struct("<IIQ16s")
 IOC_BIND = _ioc(1, 1, BIND.size)
 IOC_INFO = _ioc(2, 2, INFO.size)
 IOC_SET_MVM = _ioc(1, 3, MVM.size)
 IOC_LINK = _ioc(3, 4, LINK.size)
+IOC_POLICY_LOAD = _ioc(3, 5, POLICY_LOAD.size)
+IOC_POLICY_READ = _ioc(3, 6, POLICY_READ.size)
+IOC_RULE = _ioc(3, 7, RULE.size)
 UPLINK = 0xFFFFFFFF
+RULE_BUILT_IN = 0x10000
 
 BIND_SHARED = 1
 INFO_BOUND, INFO_UPLINK, INFO_MVM = 1, 2, 4
@@ -162,6 +170,32 @@ class File:
             "queued_messages queued_bytes epoch reserved"
         ).split()
         return dict(zip(names, LINK.unpack(data)))
+
+    def load_policy(self, text, length=None, reserved=bytes(12)):
+        """Returns where the mistake is, as (line, column); (0, 0) if there is none."""
+        text = text.encode() if isinstance(text, str) else text
+        buffer = ctypes.create_string_buffer(text, len(text) + 1)
+        size = len(text) if length is None else length
+        data = bytearray(POLICY_LOAD.pack(ctypes.addressof(buffer), size, 0, 0, reserved))
+        try:
+            fcntl.ioctl(self.fd, IOC_POLICY_LOAD, data)
+        except OSError as e:
+            if e.errno != errno.EINVAL or not POLICY_LOAD.unpack(data)[2]:
+                raise
+        return POLICY_LOAD.unpack(data)[2:4]
+
+    def read_policy(self, room=1 << 20):
+        """Returns the text and the number of rules."""
+        buffer = ctypes.create_string_buffer(room)
+        data = bytearray(POLICY_READ.pack(ctypes.addressof(buffer), room, 0, bytes(16)))
+        fcntl.ioctl(self.fd, IOC_POLICY_READ, data)
+        _, length, rules, _ = POLICY_READ.unpack(data)
+        return buffer.raw[:length].decode(), rules
+
+    def rule(self, number):
+        """Returns its line, and how often it has decided."""
+        data = fcntl.ioctl(self.fd, IOC_RULE, RULE.pack(number, 0, 0, bytes(16)))
+        return RULE.unpack(data)[1:3]
 
     def poll(self, timeout=0.0):
         """The events that hold, of all that there are."""
@@ -463,8 +497,14 @@ def main(need_guests=2):
     sys.exit(1 if counts["fail"] else 0 if counts["pass"] else 4)
 
 
+# Every guest may talk to every other: what the tests that are not about rules need.
+OPEN_POLICY = "allow * -> *"
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["counter"]:
+    if sys.argv[1:] == ["open"]:
+        with File() as dom_m:
+            dom_m.load_policy(OPEN_POLICY)
+    elif sys.argv[1:2] == ["counter"]:
         with File() as link_file:
             print(link_file.link(int(sys.argv[2]))[sys.argv[3]])
     else:

@@ -70,7 +70,7 @@ impl Party {
                 party.place = Place::Hardware;
                 party.serial = Some(serial);
             }
-            Component::Unspecified | Component::SelfDomain => return None,
+            Component::Unspecified | Component::SelfDomain | Component::Platform => return None,
         }
         Some(party)
     }

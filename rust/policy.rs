@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The rules that are loaded. What they mean is `pure::policy`.
+
+use crate::{
+    link::Counter,
+    pure::{
+        policy::{BuiltIn, Cause, Entry, Party, Rule, RuleError, Rules, Table, Verdict, MAX_TEXT},
+        route::VmName, //
+    },
+    wire::{Address, Component, Kind}, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Why rules were not loaded.
+pub(crate) enum LoadError {
+    /// A line is no rule, or one that this bridge cannot keep.
+    Rule {
+        line: u32,
+        column: u32,
+    },
+    Other(Error),
+}
+
+impl<E: Into<Error>> From<E> for LoadError {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// Rules, how often each has decided, and the text that they are from.
+pub(crate) struct Policy {
+    table: Table<KVVec<Rule>, KVVec<Entry>>,
+    hits: KVVec<Counter>,
+    built_in_hits: [Counter; BuiltIn::TABLE.len()],
+    text: KVVec<u8>,
+}
+
+impl Policy {
+    /// Reads rules.
+    pub(crate) fn new(text: KVVec<u8>) -> Result<Arc<Self>, LoadError> {
+        if text.len() > MAX_TEXT {
+            return Err(EMSGSIZE.into());
+        }
+        let mut rules = KVVec::new();
+        for rule in Rules::new(&text) {
+            let rule =
+                rule.map_err(|RuleError { line, column, .. }| LoadError::Rule { line, column })?;
+            // A broker in a guest could not tell what the message was meant for.
+            if rule
+                .broker()
+                .is_some_and(|broker| broker.component != Component::Mvm)
+            {
+                return Err(LoadError::Rule {
+                    line: rule.line,
+                    column: 1,
+                });
+            }
+            rules.push(rule, GFP_KERNEL)?;
+        }
+        let mut hits = KVVec::with_capacity(rules.len(), GFP_KERNEL)?;
+        for _ in 0..rules.len() {
+            hits.push(Counter::default(), GFP_KERNEL)?;
+        }
+        let entries = KVVec::from_elem(Entry::default(), rules.len(), GFP_KERNEL)?;
+        let table = Table::compile(rules, entries).map_err(|_| EINVAL)?;
+        Ok(Arc::new(
+            Self {
+                table,
+                hits,
+                built_in_hits: Default::default(),
+                text,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// What happens with a message between these, on the platform of `mvm`.
+    pub(crate) fn decide(
+        &self,
+        mvm: VmName,
+        source: &Address,
+        destination: &Address,
+        kind: Kind,
+    ) -> Verdict {
+        let parties = (
+            Party::new(mvm, source, None),
+            Party::new(mvm, destination, None),
+        );
+        let (Some(source), Some(destination)) = parties else {
+            return Verdict::Deny;
+        };
+        let decision = self.table.decide(&source, &destination, kind);
+        let counter = match decision.cause {
+            Cause::Rule(number) => self.hits.get(usize::from(number)),
+            Cause::BuiltIn(which) => self.built_in_hits.get(which as usize),
+        };
+        if let Some(counter) = counter {
+            counter.add(1);
+        }
+        decision.verdict
+    }
+
+    pub(crate) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// How many rules there are.
+    pub(crate) fn len(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// The line of a rule, and how often it has decided.
+    pub(crate) fn rule(&self, number: usize) -> Option<(u32, u64)> {
+        let rule = self.table.rules().get(number)?;
+        Some((rule.line, self.hits.get(number)?.get()))
+    }
+
+    /// How often a built-in rule has decided.
+    pub(crate) fn built_in(&self, number: usize) -> Option<u64> {
+        Some(self.built_in_hits.get(number)?.get())
+    }
+}
