@@ -251,7 +251,8 @@ impl Table {
             }
             Origin::Uplink => false,
         };
-        if !asked {
+        // What is no destination is refused for that.
+        if !asked || component == Component::Unspecified {
             return Verdict::Allow;
         }
         let mvm = self.names.mvm;
