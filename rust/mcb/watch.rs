@@ -309,17 +309,16 @@ impl Bridge {
         let of_app = table.watches.iter_mut();
         for (_, watch) in of_app.filter(|((name, _), _)| *name == app) {
             let (way, component) = route(&names, watch.origin, &watch.component);
-            let covers = match way {
-                Route::LocalAndUplink | Route::LocalAndGuests => true,
-                _ => is_same_vm(&component, &source),
-            };
+            let everywhere = matches!(way, Route::LocalAndUplink | Route::LocalAndGuests);
+            let covers = everywhere || is_same_vm(&component, &source);
             let for_it = watch.subscriber.app == header.destination.app
                 && is_same_vm(&watch.subscriber.component, &header.destination.component);
             if !covers || !for_it {
                 continue;
             }
-            asked = true;
             let at = watch.up.iter().position(|up| *up == source);
+            // Who asked about everybody does not hear of each who is not there.
+            asked |= !everywhere || event == Event::Up || at.is_some();
             match (event, at) {
                 // Without memory, nobody hears when its channel goes.
                 (Event::Up, None) => drop(watch.up.push(source, GFP_ATOMIC)),
