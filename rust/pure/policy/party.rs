@@ -104,8 +104,6 @@ pub(super) trait Seen {
 
 impl Seen for Party {
     fn seen_as(&self, form: Form) -> Option<ComponentPattern> {
-        // Where nobody has set the address of the management VM, no address names its platform.
-        let addressed = self.name.filter(|name| name.mvm_ip != [0; 16]);
         let local = matches!(self.place, Place::Mvm | Place::Guest);
         match form {
             Form::Any => Some(ComponentPattern::Any),
@@ -115,8 +113,10 @@ impl Seen for Party {
                 .name
                 .filter(|_| local)
                 .map(|name| ComponentPattern::Guest(name.vm_id)),
-            Form::Platform => addressed.map(|name| ComponentPattern::Platform(name.mvm_ip)),
-            Form::Vm => addressed.map(|name| ComponentPattern::Vm {
+            Form::Platform => self
+                .name
+                .map(|name| ComponentPattern::Platform(name.mvm_ip)),
+            Form::Vm => self.name.map(|name| ComponentPattern::Vm {
                 mvm_ip: name.mvm_ip,
                 vm_id: name.vm_id,
             }),

@@ -471,3 +471,15 @@ fn a_decision_hardly_costs_more_with_more_rules() {
         assert!(curve[3] <= 2 * curve[2], "{curve:?}");
     }
 }
+
+#[test]
+fn no_rule_is_about_what_comes_back() {
+    assert!(!Kinds::ALL.contains(Kind::Undeliverable));
+    assert_eq!(Kinds::NONE.with(Kind::Undeliverable), Kinds::NONE);
+    assert_eq!(
+        Kinds::NAMES
+            .iter()
+            .fold(Kinds::NONE, |kinds, (kind, _)| kinds.with(*kind)),
+        Kinds::ALL
+    );
+}
