@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Looks at M-channels, attaches guests, sends and listens.
+//! Looks at M-channels, attaches guests, sends and listens, checks rules.
 
 mod guests;
 mod messages;
+mod policy;
 mod status;
 
 use clap::{Parser, Subcommand};
@@ -110,6 +111,9 @@ enum Command {
         #[arg(long = "as", value_name = "APP")]
         app: Option<String>,
     },
+    /// Check the rules of who may talk to whom, and try them.
+    #[command(subcommand)]
+    Policy(policy::Command),
 }
 
 fn main() -> ExitCode {
@@ -150,6 +154,7 @@ fn main() -> ExitCode {
             interval,
             app,
         } => messages::ping(&cli.device, to, *count, *interval, app.as_deref()),
+        Command::Policy(command) => policy::run(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
