@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace host-test test demo lint clippy fmt clean help
+.PHONY: all module userspace host-test test fuzz demo lint clippy fmt clean help
 
 all: module userspace
 
@@ -24,6 +24,10 @@ test:
 ## host-test: the tests that need no kernel and no Xen
 host-test:
 	@scripts/test host
+
+## fuzz: a minute of fuzzing for each target of fuzz/ (scripts/fuzz --help)
+fuzz:
+	@scripts/fuzz
 
 ## demo: the lab, two guests under load, and a broker that keeps their promises
 demo: module userspace

@@ -114,11 +114,16 @@ pub struct Producer<M> {
 impl<M: SharedMemory> Producer<M> {
     /// Starts at the beginning of a ring whose control page is zero.
     pub fn new(memory: M) -> Self {
+        Self::starting_at(memory, 0)
+    }
+
+    /// Starts in a ring in which `start` bytes were produced and consumed.
+    pub fn starting_at(memory: M, start: u32) -> Self {
         Self {
             memory,
-            prod: 0,
-            published: 0,
-            cons: 0,
+            prod: start,
+            published: start,
+            cons: start,
         }
     }
 
@@ -235,11 +240,16 @@ pub struct Consumer<M> {
 impl<M: SharedMemory> Consumer<M> {
     /// Starts at the beginning of a ring whose control page is zero.
     pub fn new(memory: M) -> Self {
+        Self::starting_at(memory, 0)
+    }
+
+    /// Starts in a ring in which `start` bytes were produced and consumed.
+    pub fn starting_at(memory: M, start: u32) -> Self {
         Self {
             memory,
-            cons: 0,
-            published: 0,
-            prod: 0,
+            cons: start,
+            published: start,
+            prod: start,
         }
     }
 

@@ -19,26 +19,6 @@ const CONSUMERS: [usize; 2] = [control::CONS, control::PROD_EVENT];
 /// Fields that the producer writes, and the consumer reads.
 const PRODUCERS: [usize; 2] = [control::PROD, control::CONS_EVENT];
 
-/// A producer as after `start` bytes, all of them consumed.
-fn producer_at<M: SharedMemory>(memory: M, start: u32) -> Producer<M> {
-    Producer {
-        memory,
-        prod: start,
-        published: start,
-        cons: start,
-    }
-}
-
-/// A consumer as after `start` bytes.
-fn consumer_at<M: SharedMemory>(memory: M, start: u32) -> Consumer<M> {
-    Consumer {
-        memory,
-        cons: start,
-        published: start,
-        prod: start,
-    }
-}
-
 /// A record as it stands in the ring.
 fn record(message: &[u8]) -> Vec<u8> {
     let mut record = (message.len() as u32).to_le_bytes().to_vec();

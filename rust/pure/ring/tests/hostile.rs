@@ -125,7 +125,7 @@ fn peeked(start: u32, ahead: i32, length: u32, format: u32) -> Result<Option<u32
     let words = vec![Word::Near(ahead)];
     let bytes = vec![Bytes { length, format }];
     let memory = Hostile::new(CONSUMERS, SIZE, start, words, bytes);
-    let pending = consumer_at(&memory, start).peek()?;
+    let pending = Consumer::starting_at(&memory, start).peek()?;
     Ok(pending.map(|pending| pending.length() as u32))
 }
 
@@ -183,7 +183,10 @@ fn a_length_that_no_producer_writes_breaks_the_channel() {
 fn a_header_is_not_read_before_all_of_it_is_there() {
     for ahead in 1..RECORD_HEADER as i32 {
         let memory = Hostile::new(CONSUMERS, SIZE, 0, vec![Word::Near(ahead)], vec![]);
-        assert_eq!(consumer_at(&memory, 0).peek(), Err(Broken::Length));
+        assert_eq!(
+            Consumer::starting_at(&memory, 0).peek(),
+            Err(Broken::Length)
+        );
         assert_eq!(memory.copied.get(), 0);
     }
 }
@@ -212,7 +215,7 @@ fn a_producer_that_falls_back_breaks_the_channel() {
                 format: 0,
             }];
             let memory = Hostile::new(CONSUMERS, SIZE, start, words, bytes);
-            let mut consumer = consumer_at(&memory, start);
+            let mut consumer = Consumer::starting_at(&memory, start);
             for _ in 0..2 {
                 let pending = consumer.peek().unwrap().unwrap();
                 consumer.take(pending, &mut [0; 8], &mut []);
@@ -234,7 +237,7 @@ fn a_producer_may_not_use_what_was_not_given_back() {
             format: 0,
         }];
         let memory = Hostile::new(CONSUMERS, SIZE, 0, words, bytes);
-        let mut consumer = consumer_at(&memory, 0);
+        let mut consumer = Consumer::starting_at(&memory, 0);
         let pending = consumer.peek().unwrap().unwrap();
         consumer.take(pending, &mut [0; 8], &mut []);
         assert_eq!(consumer.peek().map(|pending| pending.is_some()), expected);
@@ -246,7 +249,7 @@ fn a_message_is_as_long_as_it_was_when_it_was_checked() {
     // The length grows as soon as it was looked at.
     let bytes = [8, u32::MAX].map(|length| Bytes { length, format: 0 });
     let memory = Hostile::new(CONSUMERS, SIZE, 0, vec![Word::Near(32)], bytes.to_vec());
-    let mut consumer = consumer_at(&memory, 0);
+    let mut consumer = Consumer::starting_at(&memory, 0);
     let pending = consumer.peek().unwrap().unwrap();
     assert_eq!(pending.length(), 8);
     let mut got = [0; 8];
@@ -277,7 +280,7 @@ fn an_index_that_a_consumer_cannot_have_breaks_the_channel() {
             // The first load is of `prod_event`; distances are from the published 32.
             let words = vec![Word::Near(0), Word::Near(cons.wrapping_sub(32))];
             let memory = Hostile::new(PRODUCERS, SIZE, start, words, vec![]);
-            let mut producer = producer_at(&memory, start);
+            let mut producer = Producer::starting_at(&memory, start);
             for _ in 0..2 {
                 assert_eq!(producer.push(&[&[1; 8]]), Ok(()));
             }
@@ -301,7 +304,7 @@ fn a_consumer_that_falls_back_breaks_the_channel() {
                 Word::Near((-16i32).wrapping_sub(back)),
             ];
             let memory = Hostile::new(PRODUCERS, SIZE, start, words, vec![]);
-            let mut producer = producer_at(&memory, start);
+            let mut producer = Producer::starting_at(&memory, start);
             for _ in 0..2 {
                 assert_eq!(producer.push(&[&[1; 8]]), Ok(()));
             }
@@ -315,7 +318,7 @@ fn a_consumer_that_falls_back_breaks_the_channel() {
 #[test]
 fn a_full_ring_tells_what_the_consumer_broke() {
     let memory = Hostile::new(PRODUCERS, SIZE, 0, vec![Word::Near(8)], vec![]);
-    let mut producer = producer_at(&memory, 0);
+    let mut producer = Producer::starting_at(&memory, 0);
     let largest = vec![1; max_message(SIZE) as usize];
     for _ in 0..2 {
         assert_eq!(producer.push(&[&largest]), Ok(()));
@@ -331,7 +334,7 @@ fn a_full_ring_tells_what_the_consumer_broke() {
 fn a_message_that_never_fits_is_refused_before_anything_is_touched() {
     let memory = Hostile::new(PRODUCERS, SIZE, 0, vec![Word::Anything(77)], vec![]);
     let half = vec![1; max_message(SIZE) as usize];
-    let pushed = producer_at(&memory, 0).push(&[&half, &[1]]);
+    let pushed = Producer::starting_at(&memory, 0).push(&[&half, &[1]]);
     assert_eq!(pushed, Err(PushError::TooLarge));
     assert_eq!((memory.loads.get(), memory.copied.get()), (0, 0));
 }
@@ -376,7 +379,7 @@ proptest! {
     ) {
         let size = 1 << order;
         let memory = Hostile::new(CONSUMERS, size, start, words, bytes);
-        let mut consumer = consumer_at(&memory, start);
+        let mut consumer = Consumer::starting_at(&memory, start);
         // It goes on also where a link would have closed the channel.
         for publish in publish.iter().cycle().take(64) {
             memory.forget();
@@ -412,7 +415,7 @@ proptest! {
     ) {
         let size = 1 << order;
         let memory = Hostile::new(PRODUCERS, size, start, words, vec![]);
-        let mut producer = producer_at(&memory, start);
+        let mut producer = Producer::starting_at(&memory, start);
         let actions = lengths.iter().cycle().zip(publish.iter().cycle());
         for (&length, publish) in actions.take(64) {
             memory.forget();

@@ -181,8 +181,8 @@ impl Pair {
         };
         let data = shared.data.borrow().clone();
         Self {
-            producer: producer_at(mapping(PRODUCERS), start),
-            consumer: consumer_at(mapping(CONSUMERS), start),
+            producer: Producer::starting_at(mapping(PRODUCERS), start),
+            consumer: Consumer::starting_at(mapping(CONSUMERS), start),
             start,
             data,
             shared,
