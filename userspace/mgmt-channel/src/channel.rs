@@ -2,7 +2,7 @@
 
 //! One open file of `/dev/mgmt`.
 
-use crate::uapi::{self, Info, Link};
+use crate::uapi::{self, Info, Link, RuleHits};
 use crate::{Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -108,6 +108,27 @@ impl Channel {
             IpAddr::V6(v6) => v6,
         };
         uapi::set_mvm(self.fd.as_fd(), ip.octets())
+    }
+
+    /// Puts rules in the place of those that hold; if one is wrong, nothing changes. Needs
+    /// `CAP_SYS_ADMIN`.
+    pub fn load_policy(&self, text: &[u8]) -> Result<()> {
+        uapi::load_policy(self.fd.as_fd(), text)
+    }
+
+    /// The rules that hold, as they were loaded. Needs `CAP_SYS_ADMIN`.
+    pub fn read_policy(&self) -> Result<Vec<u8>> {
+        uapi::read_policy(self.fd.as_fd())
+    }
+
+    /// What the rule with this number, from 0, has decided. Needs `CAP_SYS_ADMIN`.
+    pub fn rule_hits(&self, number: u32) -> Result<RuleHits> {
+        uapi::rule_hits(self.fd.as_fd(), number, false)
+    }
+
+    /// What the built-in rule with this number, from 0, has decided. Needs `CAP_SYS_ADMIN`.
+    pub fn built_in_hits(&self, number: u32) -> Result<RuleHits> {
+        uapi::rule_hits(self.fd.as_fd(), number, true)
     }
 
     /// Whether sends return [`Error::WouldBlock`] instead of waiting for room. Off at first.

@@ -83,6 +83,14 @@ pub enum Error {
         /// This library's.
         expected: u32,
     },
+    /// A line of the rules is none, or one that the bridge cannot keep.
+    #[error("line {line}, column {column} of the rules is refused")]
+    Rule {
+        /// The line, from 1.
+        line: u32,
+        /// The column, from 1.
+        column: u32,
+    },
     /// Any other errno.
     #[error("{call}: {errno}")]
     Os {

@@ -14,6 +14,9 @@ const MAGIC: u8 = 0xCE;
 const BIND: Opcode = opcode::write::<RawBind>(MAGIC, 1);
 const INFO: Opcode = opcode::read::<RawInfo>(MAGIC, 2);
 const SET_MVM: Opcode = opcode::write::<RawMvm>(MAGIC, 3);
+const POLICY_LOAD: Opcode = opcode::read_write::<RawPolicyLoad>(MAGIC, 5);
+const POLICY_READ: Opcode = opcode::read_write::<RawPolicyRead>(MAGIC, 6);
+const RULE: Opcode = opcode::read_write::<RawRule>(MAGIC, 7);
 const LINK: Opcode = opcode::read_write::<RawLink>(MAGIC, 4);
 
 /// `struct mgmt_bind`
@@ -62,6 +65,46 @@ struct RawLink {
     queued_bytes: u32,
     epoch: u32,
     reserved: [u32; 5],
+}
+
+/// `struct mgmt_policy_load`
+#[repr(C)]
+#[derive(Default)]
+struct RawPolicyLoad {
+    text: u64,
+    length: u32,
+    line: u32,
+    column: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct mgmt_policy_read`
+#[repr(C)]
+#[derive(Default)]
+struct RawPolicyRead {
+    text: u64,
+    length: u32,
+    rules: u32,
+    reserved: [u32; 4],
+}
+
+/// `struct mgmt_rule`
+#[repr(C)]
+#[derive(Default)]
+struct RawRule {
+    rule: u32,
+    line: u32,
+    hits: u64,
+    reserved: [u32; 4],
+}
+
+/// What one rule has decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleHits {
+    /// Where it stands in the text, from 1; 0 for a built-in one.
+    pub line: u32,
+    /// How often it has decided since it was loaded.
+    pub hits: u64,
 }
 
 /// What an open file and its domain are.
@@ -172,6 +215,66 @@ pub(crate) fn info(fd: BorrowedFd<'_>) -> Result<Info> {
         queue_bytes: raw.queue_bytes,
         links: raw.links,
         endpoints: raw.endpoints,
+    })
+}
+
+pub(crate) fn load_policy(fd: BorrowedFd<'_>, text: &[u8]) -> Result<()> {
+    let mut raw = RawPolicyLoad {
+        text: text.as_ptr() as u64,
+        // The kernel refuses what is too long.
+        length: u32::try_from(text.len()).unwrap_or(u32::MAX),
+        ..RawPolicyLoad::default()
+    };
+    // SAFETY: the request code and `RawPolicyLoad` are those of `include/uapi/mgmt.h`; the kernel
+    // reads `length` bytes of `text`, and writes the structure.
+    let done = unsafe { ioctl(fd, Updater::<POLICY_LOAD, RawPolicyLoad>::new(&mut raw)) };
+    done.map_err(|errno| match errno {
+        Errno::INVAL if raw.line != 0 => Error::Rule {
+            line: raw.line,
+            column: raw.column,
+        },
+        other => Error::from_errno("load rules", other),
+    })
+}
+
+pub(crate) fn read_policy(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    let mut text: Vec<u8> = Vec::new();
+    loop {
+        let mut raw = RawPolicyRead {
+            text: text.as_mut_ptr() as u64,
+            length: u32::try_from(text.len()).unwrap_or(u32::MAX),
+            ..RawPolicyRead::default()
+        };
+        // SAFETY: the request code and `RawPolicyRead` are those of `include/uapi/mgmt.h`; the
+        // kernel writes at most `length` bytes to `text`, and the structure.
+        let done = unsafe { ioctl(fd, Updater::<POLICY_READ, RawPolicyRead>::new(&mut raw)) };
+        match done {
+            // Others may have been loaded since it said how long they are: it says so again.
+            Err(Errno::NOSPC) => text.resize(raw.length as usize, 0),
+            Err(errno) => return Err(Error::from_errno("read rules", errno)),
+            Ok(()) => {
+                text.truncate(raw.length as usize);
+                return Ok(text);
+            }
+        }
+    }
+}
+
+/// The first of the built-in rules.
+const BUILT_IN: u32 = 0x10000;
+
+pub(crate) fn rule_hits(fd: BorrowedFd<'_>, number: u32, built_in: bool) -> Result<RuleHits> {
+    let mut raw = RawRule {
+        rule: if built_in { BUILT_IN + number } else { number },
+        ..RawRule::default()
+    };
+    // SAFETY: the request code and `RawRule` are those of `include/uapi/mgmt.h`; the kernel writes
+    // the structure.
+    unsafe { ioctl(fd, Updater::<RULE, RawRule>::new(&mut raw)) }
+        .map_err(|errno| Error::from_errno("rule", errno))?;
+    Ok(RuleHits {
+        line: raw.line,
+        hits: raw.hits,
     })
 }
 

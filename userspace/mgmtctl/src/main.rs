@@ -111,7 +111,7 @@ enum Command {
         #[arg(long = "as", value_name = "APP")]
         app: Option<String>,
     },
-    /// Check the rules of who may talk to whom, and try them.
+    /// Check the rules of who may talk to whom, try them, load them.
     #[command(subcommand)]
     Policy(policy::Command),
 }
@@ -154,7 +154,7 @@ fn main() -> ExitCode {
             interval,
             app,
         } => messages::ping(&cli.device, to, *count, *interval, app.as_deref()),
-        Command::Policy(command) => policy::run(command),
+        Command::Policy(command) => policy::run(&cli.device, command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

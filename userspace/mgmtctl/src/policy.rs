@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Checking rules, and asking what they decide, before they are loaded.
+//! Checking rules and asking what they decide, before they are loaded and afterwards.
 //!
 //! The reader and the table are the bridge's own (`rust/pure/policy.rs`).
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use mgmt_channel::{Address, Component, ComponentName, Destination, Kind};
+use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind};
 use mgmt_pure::pure::policy::{
-    Cause, Decision, Entry, Kinds, Mistake, Party, Rule, RuleError, Rules, Shadow, Table, Verdict,
+    BuiltIn, Cause, Decision, Entry, Kinds, Mistake, Party, Rule, RuleError, Rules, Shadow, Table,
+    Verdict,
 };
 use mgmt_pure::pure::route::VmName;
 use std::fmt::Write as _;
@@ -24,10 +25,18 @@ pub enum Command {
         /// The rules; - for standard input.
         file: String,
     },
+    /// Check rules, and put them in the place of those that hold.
+    Load {
+        /// The rules; - for standard input. Without any, the built-in ones hold alone.
+        file: String,
+    },
+    /// Print the rules that hold, each with how often it has decided.
+    Show,
     /// Say what rules decide of a message, and by which of them.
     Explain {
-        /// The rules; - for standard input.
-        file: String,
+        /// The rules; - for standard input; without a file, those that hold.
+        #[arg(long, short)]
+        file: Option<String>,
         /// Who sends, as APP@COMPONENT.
         source: Destination,
         /// Where to, as APP@COMPONENT.
@@ -41,7 +50,7 @@ pub enum Command {
 }
 
 /// What the bridge knows of its platform, and a file does not tell.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Platform {
     /// The domain id of the management VM.
     #[arg(long, default_value_t = 0, value_name = "ID")]
@@ -73,6 +82,16 @@ fn parse_stable(text: &str) -> Result<(u32, [u8; 16])> {
 }
 
 impl Platform {
+    /// With what the bridge of this domain knows.
+    fn of(&self, channel: &Channel) -> Result<Self> {
+        let mut known = self.clone();
+        if let Some(Component::Vm { mvm_ip, vm_id }) = channel.info()?.component {
+            known.mvm_id = vm_id;
+            known.mvm_ip = Some(IpAddr::from(mvm_ip));
+        }
+        Ok(known)
+    }
+
     fn mvm(&self) -> VmName {
         VmName {
             mvm_ip: match self.mvm_ip {
@@ -127,6 +146,14 @@ impl Policy {
         Ok(Self {
             name: name.to_owned(),
             text: text.with_context(|| format!("read {name}"))?,
+        })
+    }
+
+    /// The rules that hold.
+    fn loaded(channel: &Channel) -> Result<Self> {
+        Ok(Self {
+            name: "the loaded rules".into(),
+            text: channel.read_policy()?,
         })
     }
 
@@ -244,7 +271,27 @@ fn show_decision(decision: &Decision, rules: &[Rule]) -> String {
     shown
 }
 
-pub fn run(command: &Command) -> Result<()> {
+/// The rules that hold, each behind its number of hits, and then the built-in ones.
+fn show(channel: &Channel) -> Result<String> {
+    let policy = Policy::loaded(channel)?;
+    let table = policy.compile()?;
+    let mut shown = format!("{:>10}  rule\n", "hits");
+    for (number, rule) in (0..).zip(table.rules()) {
+        let hits = channel.rule_hits(number)?.hits;
+        let _ = writeln!(shown, "{hits:>10}  line {}: {rule}", rule.line);
+    }
+    for (number, built_in) in (0..).zip(BuiltIn::TABLE) {
+        let hits = channel.built_in_hits(number)?.hits;
+        let verdict = match built_in.verdict() {
+            Verdict::Deny => "deny",
+            _ => "allow",
+        };
+        let _ = writeln!(shown, "{hits:>10}  built in: {verdict} {}", built_in.name());
+    }
+    Ok(shown)
+}
+
+pub fn run(device: &str, command: &Command) -> Result<()> {
     match command {
         Command::Check { file } => {
             let policy = Policy::read(file)?;
@@ -264,6 +311,19 @@ pub fn run(command: &Command) -> Result<()> {
             );
             Ok(())
         }
+        Command::Load { file } => {
+            let policy = Policy::read(file)?;
+            let table = policy.compile()?;
+            Channel::open_at(device)?
+                .load_policy(&policy.text)
+                .with_context(|| format!("load {}", policy.name))?;
+            println!("{}: {}", policy.name, count(table.rules().len(), "rule"));
+            Ok(())
+        }
+        Command::Show => {
+            print!("{}", show(&Channel::open_at(device)?)?);
+            Ok(())
+        }
         Command::Explain {
             file,
             source,
@@ -271,7 +331,14 @@ pub fn run(command: &Command) -> Result<()> {
             kind,
             platform,
         } => {
-            let table = Policy::read(file)?.compile()?;
+            let (policy, platform) = match file {
+                Some(file) => (Policy::read(file)?, platform.clone()),
+                None => {
+                    let channel = Channel::open_at(device)?;
+                    (Policy::loaded(&channel)?, platform.of(&channel)?)
+                }
+            };
+            let table = policy.compile()?;
             let source = platform.party(source).context("source")?;
             let destination = platform.party(destination).context("destination")?;
             let decision = table.decide(&source, &destination, *kind);

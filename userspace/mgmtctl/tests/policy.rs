@@ -59,7 +59,7 @@ fn a_file_that_is_not_there_fails() {
 
 #[test]
 fn a_denial_that_is_explained_is_no_failure() {
-    let explain = ["explain", "-", "A@vm:3", "B@vm:4", "reply"];
+    let explain = ["explain", "--file", "-", "A@vm:3", "B@vm:4", "reply"];
     let (out, err, status) = run(&explain, "deny vm:3 -> vm:4 # why not\n");
     assert_eq!(out, "deny\nby line 1: deny vm:3 -> vm:4\n");
     assert_eq!((err.as_str(), status), ("", 0));
@@ -67,7 +67,7 @@ fn a_denial_that_is_explained_is_no_failure() {
 
 #[test]
 fn nothing_is_explained_by_rules_with_mistakes() {
-    let (out, err, status) = run(&["explain", "-", "A@vm:3", "B@vm:4"], "allow\n");
+    let (out, err, status) = run(&["explain", "--file", "-", "A@vm:3", "B@vm:4"], "allow\n");
     assert_eq!((out.as_str(), status), ("", 1));
     assert!(err.contains("a source is expected"), "{err}");
 }
@@ -75,9 +75,19 @@ fn nothing_is_explained_by_rules_with_mistakes() {
 #[test]
 fn a_question_that_is_none_is_a_wrong_call() {
     for (question, status) in [
-        (["explain", "-", "A@vm:3", "vm:4", "data"], 2),
-        (["explain", "-", "A@vm:3", "B@vm:4", "undeliverable"], 2),
-        (["explain", "-", "A@self", "B@vm:4", "data"], 1),
+        (["explain", "--file", "-", "A@vm:3", "vm:4", "data"], 2),
+        (
+            [
+                "explain",
+                "--file",
+                "-",
+                "A@vm:3",
+                "B@vm:4",
+                "undeliverable",
+            ],
+            2,
+        ),
+        (["explain", "--file", "-", "A@self", "B@vm:4", "data"], 1),
     ] {
         assert_eq!(run(&question, "").2, status, "{question:?}");
     }
@@ -92,11 +102,11 @@ fn the_documented_rules_say_what_is_documented() {
     assert_eq!(out, "standard input: 5 rules, 0 warnings\n");
 
     let (_, example) = docs
-        .split_once("$ mgmtctl policy explain rules ")
+        .split_once("$ mgmtctl policy explain --file rules ")
         .expect("an example");
     let (call, rest) = example.split_once('\n').unwrap();
     let (expected, _) = rest.split_once("```").unwrap();
-    let arguments: Vec<_> = ["explain", "-"]
+    let arguments: Vec<_> = ["explain", "--file", "-"]
         .into_iter()
         .chain(call.split(' '))
         .collect();
