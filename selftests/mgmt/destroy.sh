@@ -55,15 +55,15 @@ under_traffic() {
 		>"$WORK/other" 2>&1 &
 	other=$!
 	# The victim's, with Dom0 both ways, and to another guest.
-	guest -T 100 "$VICTIM" "mgmt-test --timeout 90 duplex --app Doomed --to Doomed@mvm --count 10000000" \
+	guest -T 260 "$VICTIM" "mgmt-test --timeout 250 duplex --app Doomed --to Doomed@mvm --count 10000000" \
 		>"$WORK/busy" 2>&1 &
 	busy=$!
-	timeout 100 mgmt-test --timeout 90 duplex --app Doomed --to "Doomed@vm:$id" --count 10000000 \
+	timeout 260 mgmt-test --timeout 250 duplex --app Doomed --to "Doomed@vm:$id" --count 10000000 \
 		>"$WORK/victim" 2>&1 &
 	victim=$!
-	guest -T 100 "$G2" "mgmt-test --timeout 90 echo Neighbour" >/dev/null 2>&1 &
+	guest -T 260 "$G2" "mgmt-test --timeout 250 echo Neighbour" >/dev/null 2>&1 &
 	pid=$!
-	guest -T 100 "$VICTIM" "mgmt-test --timeout 90 flood --app Flood --to Neighbour@vm:${DOMID[$G2]} --count 10000000 --wait 20" \
+	guest -T 260 "$VICTIM" "mgmt-test --timeout 250 flood --app Flood --to Neighbour@vm:${DOMID[$G2]} --count 10000000 --wait 20" \
 		>/dev/null 2>&1 &
 	check "the victim's messages run" within 40 eval "((\$(counter $VICTIM rx_messages) > 1000))"
 	check "and Dom0's to it" within 20 eval "((\$(counter $VICTIM tx_messages) > 300))"
