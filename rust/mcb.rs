@@ -271,8 +271,8 @@ impl Table {
     }
 
     /// The broker in this domain that a rule sends a message through.
-    fn broker(&self, broker: &Address) -> Option<Target> {
-        let endpoint = self.bound(broker.app?).next()?;
+    fn broker(&self, app: AppId) -> Option<Target> {
+        let endpoint = self.bound(app).next()?;
         Some(Target::Endpoint(endpoint))
     }
 }
@@ -641,7 +641,7 @@ impl Bridge {
             Verdict::Allow => Ok((table.locate(way, header)?, component)),
             Verdict::Deny => Err(Refused::Unreachable(Reason::Denied)),
             Verdict::Through(broker) => {
-                let broker = table.broker(&broker);
+                let broker = table.broker(broker);
                 let broker = broker.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
                 Ok((broker, component))
             }
@@ -719,7 +719,7 @@ impl Bridge {
             let target = match table.judge(origin, way, header, component) {
                 Verdict::Allow => target,
                 Verdict::Deny => return Ok(()),
-                Verdict::Through(broker) => match table.broker(&broker) {
+                Verdict::Through(broker) => match table.broker(broker) {
                     Some(broker) => broker,
                     None => return Ok(()),
                 },

@@ -8,7 +8,7 @@ use crate::{
         policy::{BuiltIn, Cause, Entry, Party, Rule, RuleError, Rules, Table, Verdict, MAX_TEXT},
         route::VmName, //
     },
-    wire::{Address, Component, Kind}, //
+    wire::{Address, Kind}, //
 };
 use kernel::{
     prelude::*,
@@ -17,7 +17,7 @@ use kernel::{
 
 /// Why rules were not loaded.
 pub(crate) enum LoadError {
-    /// A line is no rule, or one that this bridge cannot keep.
+    /// A line is no rule.
     Rule {
         line: u32,
         column: u32,
@@ -49,16 +49,6 @@ impl Policy {
         for rule in Rules::new(&text) {
             let rule =
                 rule.map_err(|RuleError { line, column, .. }| LoadError::Rule { line, column })?;
-            // A broker in a guest could not tell what the message was meant for.
-            if rule
-                .broker()
-                .is_some_and(|broker| broker.component != Component::Mvm)
-            {
-                return Err(LoadError::Rule {
-                    line: rule.line,
-                    column: 1,
-                });
-            }
             rules.push(rule, GFP_KERNEL)?;
         }
         let mut hits = KVVec::with_capacity(rules.len(), GFP_KERNEL)?;

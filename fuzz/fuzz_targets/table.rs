@@ -65,7 +65,7 @@ fn rule(script: &mut Script<'_>) -> Rule {
         action: match script.byte() % 3 {
             0 => Action::Allow,
             1 => Action::Deny,
-            _ => Action::Through(Address::new(component(script), app(script))),
+            _ => Action::Through(app(script)),
         },
         source: pattern(script),
         destination: pattern(script),

@@ -4,7 +4,7 @@
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
-// The bridge does not ask it yet.
+// mgmtctl uses the rest.
 #[allow(dead_code, unused_imports)]
 pub mod policy;
 pub mod quota;

@@ -10,7 +10,7 @@
 //! - `built_in`: what holds where no rule does.
 //! - `table`: finds the first rule that matches, whatever their number.
 
-use crate::wire::{Address, AppId, Component, Kind, Serial};
+use crate::wire::{AppId, Kind, Serial};
 use core::{
     fmt,
     net::Ipv6Addr, //
@@ -82,35 +82,6 @@ impl ComponentPattern {
             Self::Hardware(_) => Form::Hardware,
         }
     }
-
-    /// The one component that it means, if it is one that a message can be sent to.
-    ///
-    /// A VM of this platform has the unspecified address, as in `pure::route`.
-    fn component(&self) -> Option<Component> {
-        match *self {
-            Self::Mvm => Some(Component::Mvm),
-            Self::Guest(vm_id) => Some(Component::Vm {
-                mvm_ip: [0; 16],
-                vm_id,
-            }),
-            Self::Vm { mvm_ip, vm_id } => Some(Component::Vm { mvm_ip, vm_id }),
-            Self::Stable(uuid) => Some(Component::Stable(uuid)),
-            Self::Hardware(serial) => Some(Component::Hardware(serial)),
-            Self::Any | Self::Guests | Self::Platform(_) | Self::AllHardware => None,
-        }
-    }
-
-    /// The pattern of this component and no other: the reverse of `component`.
-    fn of(component: &Component) -> Option<Self> {
-        match *component {
-            Component::Mvm => Some(Self::Mvm),
-            Component::Vm { mvm_ip, vm_id } if mvm_ip == [0; 16] => Some(Self::Guest(vm_id)),
-            Component::Vm { mvm_ip, vm_id } => Some(Self::Vm { mvm_ip, vm_id }),
-            Component::Stable(uuid) => Some(Self::Stable(uuid)),
-            Component::Hardware(serial) => Some(Self::Hardware(serial)),
-            Component::Unspecified | Component::SelfDomain | Component::Platform => None,
-        }
-    }
 }
 
 /// Which addresses a rule is about.
@@ -172,8 +143,9 @@ pub enum Action {
     Allow,
     /// They are undeliverable.
     Deny,
-    /// They go to the broker with this address; to and from the broker itself they pass.
-    Through(Address),
+    /// They go to the broker of the management VM with this App_ID; to and from that itself they
+    /// pass. (One elsewhere could not tell what a message was meant for.)
+    Through(AppId),
 }
 
 /// One rule.
@@ -189,16 +161,6 @@ pub struct Rule {
     pub kinds: Kinds,
     /// The line that it stands on, from 1.
     pub line: u32,
-}
-
-impl Rule {
-    /// The broker that it sends messages through.
-    pub fn broker(&self) -> Option<&Address> {
-        match &self.action {
-            Action::Through(broker) => Some(broker),
-            Action::Allow | Action::Deny => None,
-        }
-    }
 }
 
 impl fmt::Display for ComponentPattern {
@@ -245,17 +207,7 @@ impl fmt::Display for Action {
         match self {
             Self::Allow => f.write_str("allow"),
             Self::Deny => f.write_str("deny"),
-            Self::Through(broker) => {
-                f.write_str("through ")?;
-                match ComponentPattern::of(&broker.component) {
-                    Some(component) => Pattern {
-                        component,
-                        app: broker.app,
-                    }
-                    .fmt(f),
-                    None => f.write_str("?"),
-                }
-            }
+            Self::Through(broker) => write!(f, "through {}@mvm", broker.as_str()),
         }
     }
 }

@@ -145,7 +145,7 @@ def mistakes():
             ("allow vm:* -> mvm\nallow vm:* => mvm\n", (2, 12)),
             ("permit vm:* -> mvm\n", (1, 1)),
             ("\n\n# x\nallow vm:* -> mvm kinds data,nonsense\n", (4, 30)),
-            ("through Broker@vm:1 * -> *", (1, 1)),
+            ("through Broker@vm:1 * -> *", (1, 9)),
         ):
             equal(f"the mistake in {text!r}", place, f.load_policy(text))
         raises(errno.EINVAL, "a reserved byte", f.load_policy, "", reserved=bytes([1] + [0] * 11))

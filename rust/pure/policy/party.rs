@@ -86,11 +86,9 @@ impl Party {
         same_stable || same_name || same_serial
     }
 
-    /// Whether this is what the address of a broker names.
-    pub(super) fn is(&self, broker: &Address) -> bool {
-        let pattern = ComponentPattern::of(&broker.component);
-        broker.app == Some(self.app)
-            && pattern.is_some_and(|pattern| self.seen_as(pattern.form()) == Some(pattern))
+    /// Whether this is the application of the management VM.
+    pub(super) fn is_broker(&self, app: AppId) -> bool {
+        self.place == Place::Mvm && self.app == app
     }
 }
 

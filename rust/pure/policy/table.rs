@@ -17,7 +17,7 @@ use super::{
     Pattern,
     Rule, //
 };
-use crate::wire::{Address, AppId, Kind};
+use crate::wire::{AppId, Kind};
 use core::ops::{Deref, DerefMut};
 
 /// The most rules of a table.
@@ -52,8 +52,8 @@ pub enum Verdict {
     Allow,
     /// It is undeliverable.
     Deny,
-    /// It goes to this broker.
-    Through(Address),
+    /// It goes to this broker of the management VM.
+    Through(AppId),
 }
 
 /// What a decision follows from.
@@ -270,10 +270,10 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
         let (verdict, broker) = match self.rules[usize::from(number)].action {
             Action::Allow => (Verdict::Allow, false),
             Action::Deny => (Verdict::Deny, false),
-            Action::Through(broker) if source.is(&broker) || destination.is(&broker) => {
+            Action::Through(app) if source.is_broker(app) || destination.is_broker(app) => {
                 (Verdict::Allow, true)
             }
-            Action::Through(broker) => (Verdict::Through(broker), false),
+            Action::Through(app) => (Verdict::Through(app), false),
         };
         Decision {
             verdict,

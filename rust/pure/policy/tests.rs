@@ -11,7 +11,10 @@ mod table;
 mod text;
 
 use super::*;
-use crate::pure::route::VmName;
+use crate::{
+    pure::route::VmName,
+    wire::{Address, Component}, //
+};
 
 /// The platform of the management VM that decides.
 const OURS: [u8; 16] = [1; 16];

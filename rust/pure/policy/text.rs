@@ -3,7 +3,7 @@
 //! Reads rules, one from each line.
 
 use super::{Action, ComponentPattern, Kinds, Pattern, Rule, MAX_RULES};
-use crate::wire::{Address, AppId, Serial};
+use crate::wire::{AppId, Serial};
 use core::{
     fmt,
     net::{IpAddr, Ipv4Addr},
@@ -26,7 +26,7 @@ pub enum Mistake {
     TooManyRules,
     /// It begins with no action.
     Action,
-    /// The broker is missing, or is not one application of one domain.
+    /// The broker is missing, or is not one application of the management VM.
     Broker,
     /// The source is missing.
     Source,
@@ -65,9 +65,7 @@ impl fmt::Display for Mistake {
             Self::LineTooLong => write!(f, "the line is longer than {MAX_LINE} bytes"),
             Self::TooManyRules => write!(f, "there are more than {MAX_RULES} rules"),
             Self::Action => f.write_str("allow, deny or through is expected"),
-            Self::Broker => f.write_str(
-                "a broker is expected: APP@mvm, APP@vm:ID, APP@vm:IP/ID or APP@uuid:UUID",
-            ),
+            Self::Broker => f.write_str("a broker of the management VM is expected: APP@mvm"),
             Self::Source => f.write_str("a source is expected, such as vm:3, Power@vm:* or *"),
             Self::Arrow => f.write_str("-> is expected, with blanks around it"),
             Self::Destination => {
@@ -291,15 +289,12 @@ fn parse_line(line: &[u8]) -> At<Option<Rule>> {
     }))
 }
 
-fn broker(word: Word<'_>) -> At<Address> {
-    let pattern = pattern(word)?;
-    match (
-        pattern.component,
-        pattern.component.component(),
-        pattern.app,
-    ) {
-        (ComponentPattern::Hardware(_), ..) => word.is_not(Mistake::Broker),
-        (_, Some(component), Some(app)) => Ok(Address::new(component, app)),
+fn broker(word: Word<'_>) -> At<AppId> {
+    match pattern(word)? {
+        Pattern {
+            component: ComponentPattern::Mvm,
+            app: Some(app),
+        } => Ok(app),
         _ => word.is_not(Mistake::Broker),
     }
 }

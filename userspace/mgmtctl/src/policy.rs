@@ -124,7 +124,7 @@ impl Platform {
         let stable = self.uuid.iter().find(|known| id == Some(known.0));
         let address = Address::new(component, end.app);
         Party::new(mvm, &address, stable.map(|known| known.1))
-            .context("self says nothing here: which domain is meant?")
+            .context("self and platform say nothing here: which domain is meant?")
     }
 }
 
@@ -246,7 +246,7 @@ fn show_decision(decision: &Decision, rules: &[Rule]) -> String {
     let mut shown = match decision.verdict {
         Verdict::Allow => "allow\n".to_owned(),
         Verdict::Deny => "deny\n".into(),
-        Verdict::Through(broker) => format!("through {}\n", mgmt_channel::show_address(&broker)),
+        Verdict::Through(broker) => format!("through {}@mvm\n", broker.as_str()),
     };
     let _ = match decision.cause {
         Cause::Rule(number) => {
@@ -533,15 +533,15 @@ allow vm:192.0.2.1/5 -> vm:6
     #[test]
     fn a_broker_is_told_from_others() {
         let shown = explain(
-            "through P@vm:9 * -> vm:4",
+            "through P@mvm * -> vm:4",
             &[],
-            "P@vm:9",
+            "P@mvm",
             "A@vm:4",
             "establish",
         );
         assert_eq!(
             shown,
-            "allow\nby line 1: through P@vm:9 * -> vm:4\nsince one end is the broker itself\n"
+            "allow\nby line 1: through P@mvm * -> vm:4\nsince one end is the broker itself\n"
         );
     }
 
@@ -552,7 +552,9 @@ allow vm:192.0.2.1/5 -> vm:6
             mvm_ip: None,
             uuid: Vec::new(),
         };
-        assert!(platform.party(&"A@self".parse().unwrap()).is_err());
+        for end in ["A@self", "A@platform"] {
+            assert!(platform.party(&end.parse().unwrap()).is_err());
+        }
     }
 
     /// What is shown of an address can be put into a rule.

@@ -101,22 +101,12 @@ impl Model<'_> {
             let verdict = match rule.action {
                 Action::Allow => Verdict::Allow,
                 Action::Deny => Verdict::Deny,
-                Action::Through(broker) => {
-                    let is_broker = |end: &End| {
-                        let named = End {
-                            address: broker,
-                            stable: None,
-                        };
-                        let same = match broker.component {
-                            Component::Stable(uuid) => self.uuid(end) == Some(uuid),
-                            _ => self.vm(end) == self.vm(&named),
-                        };
-                        same && end.address.app == broker.app
-                    };
+                Action::Through(app) => {
+                    let is_broker = |end: &End| self.is_mvm(end) && end.address.app == Some(app);
                     if is_broker(from) || is_broker(to) {
                         Verdict::Allow
                     } else {
-                        Verdict::Through(broker)
+                        Verdict::Through(app)
                     }
                 }
             };
@@ -173,18 +163,6 @@ fn any_pattern() -> impl Strategy<Value = Pattern> {
     (component, prop::option::of(any_app())).prop_map(|(component, app)| Pattern { component, app })
 }
 
-fn any_broker() -> impl Strategy<Value = Address> {
-    let component = prop::sample::select(vec![
-        Component::Mvm,
-        vm([0; 16], 0),
-        vm([0; 16], 1),
-        vm(OURS, 1),
-        vm(OTHER, 1),
-        Component::Stable(UUID),
-    ]);
-    (component, any_app()).prop_map(|(component, app)| Address::new(component, app))
-}
-
 fn any_kinds() -> impl Strategy<Value = Kinds> {
     let some = (1u8..64).prop_map(|bits| {
         Kinds::NAMES
@@ -199,7 +177,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     let action = prop_oneof![
         2 => Just(Action::Allow),
         2 => Just(Action::Deny),
-        1 => any_broker().prop_map(Action::Through),
+        1 => any_app().prop_map(Action::Through),
     ];
     (action, any_pattern(), any_pattern(), any_kinds()).prop_map(
         |(action, source, destination, kinds)| Rule {
