@@ -81,23 +81,6 @@ memory() {
 	on "$1" "$MEMORY" | grep -vE "$NOISE" | sort
 }
 
-# Entries of every domain's grant table, as Xen has them: "1 20".
-grants() {
-	local i
-	for i in 1 2 3; do
-		timeout 30 xl debug-keys g
-		sleep 1
-		# The last dump that is whole.
-		timeout 30 xl dmesg | tr -d '\r' | awk '
-			/gnttab_usage_print_all \[/ { on = 1; delete n; next }
-			/gnttab_usage_print_all \] done/ { on = 0; whole = 1; delete last; for (d in n) last[d] = n[d]; next }
-			on && /grant-table for remote d/ { d = $0; sub(/.* d/, "", d); sub(/ .*/, "", d); n[d] += 0 }
-			on && /\[0x[0-9a-f]+\] / { n[d]++ }
-			END { if (!whole) exit 1; for (d in last) print d, last[d] }' | sort -n && return
-	done
-	echo "Xen says nothing"
-}
-
 count() {
 	grep -c "$@" || :
 }

@@ -12,14 +12,6 @@ VICTIM=victim
 WORK=$(mktemp -d) || exit 1
 trap 'rm -rf "$WORK"' EXIT
 
-# What Dom0 holds for all guests together.
-held() {
-	echo "mappings $(grep -c xenbus_map_ring /proc/vmallocinfo)" \
-		"interrupts $(grep -c mgmtback /proc/interrupts)" \
-		"event channels $(lsevtchn 0 | wc -l)" \
-		"links $(mgmtctl status | sed -n 's/^guests *//p')"
-}
-
 create() {
 	timeout 200 guest-create "$VICTIM" "$1" mem=128 >"$WORK/create" 2>&1 || {
 		cat "$WORK/create"

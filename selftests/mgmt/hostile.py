@@ -3,12 +3,11 @@
 """A guest's root writes what it likes to its own xenstore nodes: Dom0 survives, others go on."""
 
 import random
-import subprocess
 import time
 
 import mgmt
 import xs
-from mgmt import case, check, equal, guests
+from mgmt import Bystander, case, check, equal, guests
 
 NAME = guests()[0] if guests() else ""
 MAPPINGS = 4  # two guests, two rings each
@@ -69,28 +68,6 @@ def works(name=None):
     check(status == 0, f"no round trip to {name or NAME}: {output}")
 
 
-class Bystander:
-    """The other guest's traffic with Dom-M meanwhile."""
-
-    def __init__(self, count=4000):
-        self.name, self.count = guests()[1], count
-        options = f"--timeout 150 duplex --app Bystander --count {count} --to Bystander@"
-        self.there = self._start("guest", "-T", "160", self.name, f"mgmt-test {options}mvm")
-        self.here = self._start("sh", "-c", f"exec mgmt-test {options}vm:{mgmt.domid(self.name)}")
-
-    def _start(self, *command):
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for side in (self.here, self.there):
-            output = side.communicate(timeout=160)[0].decode().strip()
-            perfect = f'"received":{self.count},"lost":0,"late":0,"damaged":0'
-            check(side.returncode == 0 and perfect in output, f"the other guest was disturbed: {output}")
-
-
 GOOD = {
     "protocol": "1",
     "session": "4711",
@@ -148,6 +125,22 @@ def garbage():
         mgmt.note(f"the last error: {error()}")
     recovers()
     equal("rings that are mapped", MAPPINGS, mappings())
+
+
+@case(timeout=200)
+def another_guests_rings():
+    """The grants and the port that another guest has published are of no use to this one."""
+    other = f"/local/domain/{mgmt.domid(guests()[1])}/device/mgmt/0"
+    nodes = ("protocol", "session", "ring-page-order", "event-channel", "tx-ring-refs", "rx-ring-refs")
+    with Bystander():
+        unloaded()
+        anew()
+        stolen = [(front(node), read(f"{other}/{node}")) for node in nodes]
+        xs.blast(NAME, [*stolen, (front("state"), "3")])
+        check(mgmt.until(lambda: error() is not None, 10), "no error in the error node")
+        check(read(back("state")) != "4", "the backend is connected")
+        equal("rings that are mapped", MAPPINGS - 2, mappings())
+    recovers()
 
 
 @case(timeout=200)

@@ -20,6 +20,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -387,6 +388,48 @@ def meminfo(field):
     """KiB."""
     with open("/proc/meminfo") as f:
         return next(int(line.split()[1]) for line in f if line.startswith(field + ":"))
+
+
+class Bystander:
+    """Another guest's traffic with Dom-M meanwhile: rounds of numbered messages both ways, until the end.
+
+    In each round all must arrive, once, in order and undamaged.
+    """
+
+    def __init__(self, name=None, count=2000):
+        self.name, self.count = name or guests()[1], count
+        self.rounds = 0
+        self._over = threading.Event()
+        self._problem = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _start(self, *command):
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def _round(self):
+        options = f"--timeout 150 duplex --app Bystander --count {self.count} --to Bystander@"
+        there = self._start("guest", "-T", "160", self.name, f"mgmt-test {options}mvm")
+        here = self._start("sh", "-c", f"exec mgmt-test {options}vm:{domid(self.name)}")
+        perfect = f'"received":{self.count},"lost":0,"late":0,"damaged":0'
+        for side in (here, there):
+            output = side.communicate(timeout=170)[0].decode().strip()
+            if side.returncode or perfect not in output:
+                self._problem = f"{self.name} was disturbed in round {self.rounds}: {output}"
+
+    def _run(self):
+        while not self._problem and (not self.rounds or not self._over.is_set()):
+            self._round()
+            self.rounds += 1
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join(180)
+        check(not self._thread.is_alive(), f"{self.name}: its round has no end")
+        check(not self._problem, str(self._problem))
 
 
 # -- KTAP --
