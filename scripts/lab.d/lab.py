@@ -161,7 +161,7 @@ def defaults(args: argparse.Namespace, timeout: float, echo: bool = True) -> Non
     if args.silence is None:
         args.silence = 300 if args.icount else 90
     if not args.module:
-        args.module = [str(p) for p in sorted((TOP / "build/module").glob("*.ko"))]
+        args.module = [str(p) for p in sorted((TOP / "build/module").rglob("*.ko"))]
     if not args.bin:
         args.bin = [str(TOP / "build/target/x86_64-unknown-linux-gnu/release")]
 
