@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace host-test test fuzz demo lint clippy fmt clean help
+.PHONY: all module userspace host-test test test-long fuzz demo lint clippy fmt clean help
 
 all: module userspace
 
@@ -20,6 +20,10 @@ userspace:
 ## test: everything: host tests, then the selftests in the lab; ends with the sums
 test:
 	@scripts/test
+
+## test-long: test, and the selftests that take long (a quarter of an hour more)
+test-long:
+	@scripts/test long
 
 ## host-test: the tests that need no kernel and no Xen
 host-test:

@@ -11,9 +11,12 @@ run_tests:
 
 install:
 	mkdir -p $(INSTALL_PATH)
-	cp $(TEST_PROGS) $(TEST_FILES) $(wildcard config settings) $(INSTALL_PATH)/
+	cp $(TEST_PROGS) $(TEST_PROGS_EXTENDED) $(TEST_FILES) $(wildcard config settings) $(INSTALL_PATH)/
 
 emit_tests:
 	@for test in $(TEST_PROGS); do echo "$(COLLECTION):$$test"; done
 
-.PHONY: all clean run_tests install emit_tests
+emit_extended:
+	@for test in $(TEST_PROGS_EXTENDED); do echo "$(COLLECTION):$$test"; done
+
+.PHONY: all clean run_tests install emit_tests emit_extended

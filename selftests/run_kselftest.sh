@@ -10,6 +10,8 @@
 #   -t | --test COLLECTION:TEST  run this test (again for more)
 #   -c | --collection NAME       run all of this collection (again for more)
 #   -S | --skip COLLECTION:TEST  do not run this test (again for more)
+#   -x | --extended              also the long tests, in TEST_PROGS_EXTENDED; they
+#                                may be named with -t without this
 #   -l | --list                  list the tests
 #   -n | --dry-run               say what would be run
 #   -o | --override-timeout N    seconds for each test, whatever its settings say
@@ -17,8 +19,9 @@
 #   -h | --help
 #
 # Runs the tests and reports in KTAP. A collection is a directory here; its
-# Makefile lists its tests in TEST_PROGS, unless kselftest-list.txt (made by
-# `make install`) lists all of them. A collection's `settings` has timeout=N and
+# Makefile lists its tests in TEST_PROGS and TEST_PROGS_EXTENDED, unless
+# kselftest-list.txt and kselftest-list-extended.txt (made by `make install`)
+# do. A collection's `settings` has timeout=N and
 # timeout.TEST=N, in seconds. Status 4 of a test says that it was skipped.
 #
 # Exit status: 0 if all passed or were skipped, 1 if one failed, 2 usage.
@@ -35,11 +38,12 @@ die() {
 	exit 2
 }
 
-# The tests of one collection's Makefile: TEST_PROGS, continued lines and all.
+# makefile_tests DIR VARIABLE: the tests of one collection's Makefile, continued
+# lines and all.
 makefile_tests() {
-	awk -v dir="$1" '
+	awk -v dir="$1" -v variable="$2" '
 		{ sub(/[ \t]*#.*/, "") }
-		/^TEST_PROGS[ \t]*[:+]?=/ { sub(/^[^=]*=/, ""); on = 1 }
+		$0 ~ "^" variable "[ \t]*[:+]?=" { sub(/^[^=]*=/, ""); on = 1 }
 		on {
 			more = sub(/\\$/, "")
 			for (i = 1; i <= NF; i++) print dir ":" $i
@@ -47,16 +51,17 @@ makefile_tests() {
 		}' "$here/$1/Makefile"
 }
 
+# all_tests LIST VARIABLE
 all_tests() {
 	local makefile dir
 	if [[ -e $here/kselftest-list.txt ]]; then
-		cat "$here/kselftest-list.txt"
+		cat "$here/$1"
 		return
 	fi
 	for makefile in "$here"/*/Makefile; do
 		[[ -e $makefile ]] || continue
 		dir=${makefile%/Makefile}
-		makefile_tests "${dir##*/}"
+		makefile_tests "${dir##*/}" "$2"
 	done
 }
 
@@ -66,14 +71,15 @@ setting() {
 	awk -F= -v name="$2" '$1 == name { value = $2 } END { print value }' "$here/$1/settings"
 }
 
-mapfile -t available < <(all_tests)
+mapfile -t available < <(all_tests kselftest-list.txt TEST_PROGS)
+mapfile -t extended < <(all_tests kselftest-list-extended.txt TEST_PROGS_EXTENDED)
 chosen=()
 skipped=()
 summary='' logdir='' dry='' override='' fast=''
 
 known() {
 	local test
-	for test in "${available[@]}"; do
+	for test in "${available[@]}" "${extended[@]}"; do
 		[[ $test != "$1" ]] || return 0
 	done
 	die "there is no test $1"
@@ -110,6 +116,7 @@ while (($#)); do
 		skipped+=("$2")
 		shift
 		;;
+	-x | --extended) available+=("${extended[@]}") ;;
 	-l | --list)
 		printf '%s\n' "${available[@]}"
 		exit

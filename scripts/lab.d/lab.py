@@ -41,7 +41,7 @@ SOME_TESTS = """\
 cd /lab/selftests
 tests=()
 for pattern; do
-	for test in $(./run_kselftest.sh -l | grep -- "$pattern"); do
+	for test in $(./run_kselftest.sh -x -l | grep -- "$pattern"); do
 		tests+=(-t "$test")
 	done
 done
@@ -97,7 +97,7 @@ def options(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KO",
-        help="modules for /lab, in Dom0 and guests (build/module/*.ko)",
+        help="modules for /lab, in Dom0 and guests (build/module/**/*.ko)",
     )
     g.add_argument(
         "--bin",
@@ -119,7 +119,7 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
     g = p.add_argument_group("time and judgement")
     g.add_argument(
-        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 3600, shell: none)"
+        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 3600, extended: 7200, shell: none)"
     )
     g.add_argument(
         "--step-timeout", type=float, default=90, metavar="S", help="for each call of the toolstack (90)"
@@ -184,13 +184,13 @@ def shell(args: argparse.Namespace) -> int:
 
 def test(args: argparse.Namespace) -> int:
     args.mode = "run"
-    args.command = ["/lab/selftests/run_kselftest.sh"]
+    args.command = ["/lab/selftests/run_kselftest.sh", *(["--extended"] if args.extended else [])]
     if args.pattern:
         args.command = ["bash", "-c", SOME_TESTS, "lab test", *args.pattern]
     args.guests = args.guests or "pv,pvh"
     if not (TOP / "selftests/run_kselftest.sh").exists():
         raise LabError("there is no selftests/run_kselftest.sh")
-    defaults(args, 3600)
+    defaults(args, 7200 if args.extended else 3600)
     directory = new_run("test")
     (directory / "ktap.txt").symlink_to("output.log")
     return Session(args, directory).execute()
@@ -261,8 +261,12 @@ def parser() -> argparse.ArgumentParser:
     verb("shell", "a shell in Dom0", shell)
     v = verb("test", "the selftests, with a PV and a PVH guest; KTAP on standard output", test)
     v.add_argument(
-        "pattern", nargs="*", metavar="PATTERN", help="only tests whose COLLECTION:NAME matches (grep)"
+        "pattern",
+        nargs="*",
+        metavar="PATTERN",
+        help="only tests whose COLLECTION:NAME matches (grep), long ones too",
     )
+    v.add_argument("--extended", action="store_true", help="also the long tests")
     v = verb("soak", "boot again and again, making guests, and count what hangs", soak)
     v.add_argument("--boots", type=int, default=30, metavar="N", help="how often (30)")
     v.add_argument(
