@@ -393,7 +393,8 @@ def meminfo(field):
 class Bystander:
     """Another guest's traffic with Dom-M meanwhile: rounds of numbered messages both ways, until the end.
 
-    In each round all must arrive, once, in order and undamaged.
+    In each round all must arrive, once, in order and undamaged. After it is a pause of the same length:
+    the machine's CPUs are few, and others have work too.
     """
 
     def __init__(self, name=None, count=2000):
@@ -418,8 +419,10 @@ class Bystander:
 
     def _run(self):
         while not self._problem and (not self.rounds or not self._over.is_set()):
+            began = time.monotonic()
             self._round()
             self.rounds += 1
+            self._over.wait(time.monotonic() - began)
 
     def __enter__(self):
         self._thread.start()

@@ -8,6 +8,7 @@ Prints the answer: OK and the value, or the error's name.
 """
 
 import base64
+import os
 import struct
 import subprocess
 import sys
@@ -42,6 +43,21 @@ def frame(path, value):
     kind = READ if value is None else RM if value is REMOVE else WRITE
     body = path.encode() + b"\0" + (value.encode() if kind == WRITE else b"")
     return HEADER.pack(kind, 1, 0, len(body)) + body
+
+
+def here(path, value=None):
+    """A request of this domain's own: the value that was read, or "" for other requests; None if it failed."""
+    fd = os.open("/dev/xen/xenbus", os.O_RDWR)
+    try:
+        os.write(fd, frame(path, value))
+        data = b""
+        while len(data) < HEADER.size or len(data) < HEADER.size + HEADER.unpack_from(data)[3]:
+            data += os.read(fd, 65536)
+    finally:
+        os.close(fd)
+    if HEADER.unpack_from(data)[0] == ERROR:
+        return None
+    return data[HEADER.size :].decode(errors="replace") if value is None else ""
 
 
 def ask(guest, requests):
