@@ -78,13 +78,17 @@ enum Connection {
 /// Follows the address of the management VM.
 pub(crate) struct Renamed {
     bridge: Arc<Bridge>,
+    dev: ARef<Device>,
+    complaints: Arc<Complaints>,
     otherend: CString,
 }
 
 impl WatchHandler for Renamed {
     fn on_change(&self) {
         if let Err(e) = read_names(&self.otherend).map(|above| self.bridge.set_above(above)) {
-            pr_warn!("cannot read the management VM's names: {:?}\n", e);
+            // The backend may write nonsense as often as it likes.
+            let what = c"cannot read the management VM's names";
+            self.complaints.error(&self.dev, e, what);
         }
     }
 }
@@ -223,6 +227,8 @@ impl FrontData {
             Arc::new(
                 Renamed {
                     bridge: self.bridge.clone(),
+                    dev: ARef::from(dev),
+                    complaints: self.complaints.clone(),
                     otherend: CString::try_from(dev.otherend())?,
                 },
                 GFP_KERNEL,
