@@ -8,7 +8,7 @@
 //!               any but InitWait -> stop                          -> InitWait
 //! Initialised   InitWait         -> map the rings, start          -> Connected
 //! Initialised   Connected, with other rings -> stop, as above      -> InitWait, Connected
-//! Closing       any              -> stop                          -> Closing
+//! Closing       any but InitWait -> stop                          -> Closing
 //! Closed        any but InitWait -> stop, leave if not online     -> Closed
 //! Unknown       any              -> the nodes are gone: stop, leave
 //! ```
@@ -222,12 +222,17 @@ impl Driver for Back {
             // Without a link, its rings are of an earlier time: it starts anew when it sees that
             // we wait.
             State::Connected => Ok(()),
+            // A frontend that is not there yet, or closes what it had with an earlier backend: we
+            // wait for it.
+            State::Closing | State::Closed
+                if dev.state() == State::InitWait && dev.is_online() =>
+            {
+                Ok(())
+            }
             State::Closing => {
                 data.disconnect();
                 dev.switch_state(State::Closing)
             }
-            // A frontend that is not there yet: we wait for it.
-            State::Closed if dev.state() == State::InitWait && dev.is_online() => Ok(()),
             State::Closed => {
                 data.disconnect();
                 let result = dev.switch_state(State::Closed);
