@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace host-test test test-long fuzz demo lint clippy fmt clean help
+.PHONY: all module userspace host-test test test-long fuzz demo bench lint clippy fmt clean help
 
 all: module userspace
 
@@ -36,6 +36,10 @@ fuzz:
 ## demo: the lab, two guests under load, and a broker that keeps their promises
 demo: module userspace
 	@scripts/demo
+
+## bench: the M-channel against libvchan, TCP and a bare event channel, in the lab
+bench: module userspace
+	@scripts/bench
 
 ## lint: formatting, clippy and shellcheck; warnings are errors
 lint:
