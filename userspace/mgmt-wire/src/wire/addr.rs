@@ -90,7 +90,7 @@ impl Component {
         if used > body.len() {
             return Err(WireError::Component);
         }
-        if body[used..].iter().any(|&b| b != 0) {
+        if body[used..] != [0; COMPONENT_BODY_LEN][used..] {
             return Err(WireError::Reserved);
         }
         match (*kind, used) {
@@ -139,11 +139,27 @@ impl Component {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AppId([u8; APP_ID_LEN]);
 
+/// The characters of an App_ID: a table, as every message has two names that are looked at.
+const NAME_CHARACTERS: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < table.len() {
+        table[b] = (b as u8).is_ascii_alphanumeric() || matches!(b as u8, b'.' | b'_' | b'-');
+        b += 1;
+    }
+    table
+};
+
+/// How many bytes at the start of `bytes` are characters of an App_ID.
+fn name_length(bytes: &[u8]) -> usize {
+    let is_end = |&b: &u8| !NAME_CHARACTERS[usize::from(b)];
+    bytes.iter().position(is_end).unwrap_or(bytes.len())
+}
+
 impl AppId {
     /// Makes an App_ID of a name without padding.
     pub fn new(name: &[u8]) -> Result<Self, WireError> {
-        let valid = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if name.is_empty() || name.len() >= APP_ID_LEN || !name.iter().all(valid) {
+        if name.is_empty() || name.len() >= APP_ID_LEN || name_length(name) != name.len() {
             return Err(WireError::AppId);
         }
         let mut bytes = [0; APP_ID_LEN];
@@ -153,11 +169,11 @@ impl AppId {
 
     /// Decodes an App_ID: a name, NUL-padded.
     pub fn decode(bytes: &[u8; APP_ID_LEN]) -> Result<Self, WireError> {
-        let len = bytes.iter().position(|&b| b == 0).unwrap_or(APP_ID_LEN);
-        if bytes[len..].iter().any(|&b| b != 0) {
+        let len = name_length(bytes);
+        if len == 0 || len == APP_ID_LEN || bytes[len..] != [0; APP_ID_LEN][len..] {
             return Err(WireError::AppId);
         }
-        Self::new(&bytes[..len])
+        Ok(Self(*bytes))
     }
 
     /// The encoded App_ID.

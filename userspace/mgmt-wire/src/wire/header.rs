@@ -202,7 +202,7 @@ impl Header {
         if bytes[0] != VERSION {
             return Err(WireError::Version);
         }
-        if bytes[40..64].iter().any(|&b| b != 0) {
+        if bytes[40..64] != [0; 24] {
             return Err(WireError::Reserved);
         }
         let header = Self {
