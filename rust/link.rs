@@ -21,6 +21,7 @@ use crate::{
     }, //
 };
 use kernel::{
+    alloc::AllocError,
     fmt,
     list::{List, ListArc},
     new_mutex,
@@ -338,7 +339,7 @@ impl Link {
             if !(HEADER_LEN..=HEADER_LEN + MAX_PAYLOAD).contains(&length) {
                 return Err(Violation::Header(WireError::Length));
             }
-            let Ok(mut payload) = KVVec::from_elem(0u8, length - HEADER_LEN, GFP_KERNEL) else {
+            let Ok(mut payload) = zeros(length - HEADER_LEN) else {
                 next = Next::Later;
                 break;
             };
@@ -464,6 +465,17 @@ impl Link {
     pub(crate) fn count_undeliverable(&self) {
         self.counters.undeliverable.add(1);
     }
+}
+
+/// `len` zero bytes: `KVVec::from_elem` would write them one by one.
+fn zeros(len: usize) -> Result<KVVec<u8>, AllocError> {
+    const ZEROS: [u8; 512] = [0; 512];
+    let mut bytes = KVVec::with_capacity(len, GFP_KERNEL)?;
+    while bytes.len() < len {
+        let more = ZEROS.len().min(len - bytes.len());
+        bytes.extend_from_slice(&ZEROS[..more], GFP_KERNEL)?;
+    }
+    Ok(bytes)
 }
 
 /// Drops the messages that the other end has taken, in order.
