@@ -13,7 +13,7 @@ use kernel::{
     new_condvar,
     new_spinlock,
     prelude::*,
-    rbtree::RBTree,
+    rbtree::{RBTree, RBTreeNodeReservation},
     sync::{
         lock::{spinlock::SpinLockBackend, Guard},
         Arc, CondVar, CondVarTimeoutResult, SpinLock,
@@ -58,6 +58,8 @@ struct Queue {
     /// What each sender holds, if anything; and how many senders that are.
     shares: RBTree<Principal, Amount>,
     senders: u32,
+    /// Memory for the next share: a queue that is often empty has a new one with each message.
+    spare: Option<RBTreeNodeReservation<Principal, Amount>>,
     /// Links that stopped because this queue was full.
     stalled: KVec<Arc<Link>>,
 }
@@ -107,8 +109,12 @@ impl Queue {
         if let Some(share) = self.shares.get_mut(&message.principal) {
             *share = share.plus(amount);
         } else {
+            let memory = match self.spare.take() {
+                Some(spare) => spare,
+                None => RBTreeNodeReservation::new(GFP_ATOMIC)?,
+            };
             self.shares
-                .try_create_and_insert(message.principal, amount, GFP_ATOMIC)?;
+                .insert(memory.into_node(message.principal, amount));
             self.senders += 1;
         }
         self.used = self.used.plus(amount);
@@ -122,7 +128,8 @@ impl Queue {
         if let Some(share) = self.shares.get_mut(&message.principal) {
             *share = share.minus(amount);
             if share.is_zero() {
-                self.shares.remove(&message.principal);
+                let node = self.shares.remove_node(&message.principal);
+                self.spare = node.map(|node| node.into_reservation());
                 self.senders -= 1;
             }
         }
@@ -141,6 +148,7 @@ impl Inbox {
                     used: Amount::default(),
                     shares: RBTree::new(),
                     senders: 0,
+                    spare: None,
                     stalled: KVec::new(),
                 },
                 "mgmt_inbox"
