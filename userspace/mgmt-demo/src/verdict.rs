@@ -59,6 +59,9 @@ fn mean<'a>(rows: impl Iterator<Item = &'a Row>) -> Mean {
     }
 }
 
+/// The part of the epochs of the guest that reported most of which each must have reported.
+const REPORTED: f64 = 0.5;
+
 /// Judges a trace.
 pub fn judge(rows: &[Row]) -> Verdict {
     let guests = guests(rows).into_iter().map(|name| {
@@ -77,9 +80,27 @@ pub fn judge(rows: &[Row]) -> Verdict {
         guest.faults = faults(&guest);
         guest
     });
-    Verdict {
-        guests: guests.collect(),
+    let mut guests: Vec<Guest> = guests.collect();
+    for (phase, mean) in [
+        (
+            "without coordination",
+            (|guest| &guest.without) as fn(&Guest) -> &Mean,
+        ),
+        ("with coordination", |guest| &guest.with),
+        ("when the load had dropped", |guest| &guest.relaxed),
+    ] {
+        let most = guests.iter().map(|guest| mean(guest).epochs).max();
+        let most = most.unwrap_or(0);
+        for guest in &mut guests {
+            let epochs = mean(guest).epochs;
+            if (epochs as f64) < most as f64 * REPORTED {
+                guest.faults.push(format!(
+                    "it fell silent: {epochs} of {most} epochs were reported {phase}"
+                ));
+            }
+        }
     }
+    Verdict { guests }
 }
 
 fn faults(guest: &Guest) -> Vec<String> {
@@ -204,6 +225,34 @@ mod tests {
             assert!(verdict.to_string().contains(reason), "{verdict}");
         }
         assert!(!judge(&[]).passed());
+    }
+
+    #[test]
+    fn a_guest_that_falls_silent_is_a_failure() {
+        for silent in [Phase::Without, Phase::With, Phase::Relaxed] {
+            let mut rows = phase(Phase::Without, 80, 25, 25);
+            rows.extend(phase(Phase::With, 80, 25, 1));
+            rows.extend(phase(Phase::Relaxed, 40, 5, 0));
+            let other = |row: &Row| Row {
+                name: "pvh1".into(),
+                ..row.clone()
+            };
+            let others: Vec<_> = rows.iter().map(other).collect();
+            let verdict = judge(&[&rows[..], &others[..]].concat());
+            assert!(verdict.passed(), "{verdict}");
+            let mut left = 15;
+            let heard = others.into_iter().filter(|row| {
+                left -= i32::from(row.phase == silent);
+                row.phase != silent || left >= 0
+            });
+            rows.extend(heard);
+            let verdict = judge(&rows);
+            assert!(!verdict.passed(), "{verdict}");
+            assert!(
+                verdict.to_string().contains("it fell silent: 15 of"),
+                "{verdict}"
+            );
+        }
     }
 
     #[test]
