@@ -224,9 +224,7 @@ impl Driver for Back {
             State::Connected => Ok(()),
             // A frontend that is not there yet, or closes what it had with an earlier backend: we
             // wait for it.
-            State::Closing | State::Closed
-                if dev.state() == State::InitWait && dev.is_online() =>
-            {
+            State::Closing | State::Closed if dev.state() == State::InitWait && dev.is_online() => {
                 Ok(())
             }
             State::Closing => {
