@@ -150,8 +150,13 @@ def guest_initrd(host: Host, modules: Modules, path: Path, args: argparse.Namesp
     programs = our_programs(args)
     for program in programs:
         cpio.file(f"lab/bin/{program.name}", program, 0o755)
+    # What is for a debugger is nine tenths of a module, and a guest has it in its memory.
+    small = host.run / "guest-modules"
+    small.mkdir()
     for module in our_modules(args):
-        cpio.file(f"lab/{module.name}", module)
+        stripped = small / module.name
+        subprocess.run(["strip", "--strip-debug", "-o", str(stripped), str(module)], check=True)
+        cpio.file(f"lab/{module.name}", stripped)
     for spec in args.guest_put:
         source, dest = split_put(spec, "/lab")
         cpio.file(dest.lstrip("/"), source)
@@ -159,6 +164,7 @@ def guest_initrd(host: Host, modules: Modules, path: Path, args: argparse.Namesp
     for library in sorted({lib for p in programs for lib in libraries(p)}):
         cpio.file(str(library).lstrip("/"), library.resolve(), 0o755)
     cpio.write(path)
+    shutil.rmtree(small)
 
 
 def is_ours(program: str) -> bool:

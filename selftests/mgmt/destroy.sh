@@ -13,7 +13,7 @@ WORK=$(mktemp -d) || exit 1
 trap 'rm -rf "$WORK"' EXIT
 
 create() {
-	timeout 200 guest-create "$VICTIM" "$1" mem=128 >"$WORK/create" 2>&1 || {
+	timeout 200 guest-create "$VICTIM" "$1" mem=160 >"$WORK/create" 2>&1 || {
 		cat "$WORK/create"
 		die "guest-create"
 	}
