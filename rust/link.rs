@@ -107,8 +107,6 @@ struct Io {
     outgoing: Option<ListArc<Message>>,
     /// Messages in the ring that the other end had not taken when last looked at.
     sent: List<Message>,
-    /// What ends the channel as soon as a worker comes.
-    violation: Option<Violation>,
 }
 
 impl_has_delayed_work! {
@@ -122,40 +120,15 @@ impl WorkItem for Link {
         if this.retrying.xchg(false, ordering::Relaxed) {
             this.bridge.delay_ended();
         }
-        let io = this.io.lock();
-        this.pump(io, Context::Worker);
+        this.pump();
     }
 }
 
 impl Handler for Link {
     fn on_event(this: ArcBorrow<'_, Self>) {
         this.event.store(true, ordering::Release);
+        Link::schedule(&this.into());
     }
-
-    fn work(this: ArcBorrow<'_, Self>) {
-        let this = Arc::from(this);
-        let done = this.bridge.haste().try_do(|| {
-            // Who holds the lock may be about to close the channel, and waits for this thread.
-            let Some(io) = this.io.try_lock() else {
-                return false;
-            };
-            this.pump(io, Context::Event);
-            true
-        });
-        if !done {
-            Link::schedule(&this);
-        }
-    }
-}
-
-/// Where a round of work is done.
-#[derive(PartialEq)]
-enum Context {
-    /// In the thread of the event channel, which cannot close that, and leaves to a worker what
-    /// is left after one round.
-    Event,
-    /// In a worker of the bridge.
-    Worker,
 }
 
 /// What a link does after a round of work.
@@ -211,7 +184,6 @@ impl Link {
                         stalled: None,
                         outgoing: None,
                         sent: List::new(),
-                        violation: None,
                     },
                     "mgmt_link"
                 ),
@@ -289,13 +261,11 @@ impl Link {
     }
 
     /// One round of work.
-    fn pump(self: &Arc<Self>, mut io: Guard<'_, Io, MutexBackend>, context: Context) {
+    fn pump(self: &Arc<Self>) {
+        let mut io = self.io.lock();
         if io.channel.is_none() {
             // An event may come before the link starts: it is answered then.
             return;
-        }
-        if let Some(violation) = io.violation.take() {
-            return self.violated(&mut io, violation);
         }
         let had_event = self.event.xchg(false, ordering::Acquire);
         let mut useful = false;
@@ -304,10 +274,6 @@ impl Link {
             .and_then(|next| self.transmit(&mut io).map(|moved| (next, moved)));
         let (next, moved) = match result {
             Ok(done) => done,
-            Err(violation) if context == Context::Event => {
-                io.violation = Some(violation);
-                return Self::schedule(self);
-            }
             Err(violation) => return self.violated(&mut io, violation),
         };
         let Some(channel) = &io.channel else {

@@ -6,7 +6,6 @@
 //! and nothing else. Routing is `pure::route`; here are the tables and the stamping.
 
 use crate::{
-    haste::Haste,
     inbox::{Inbox, PushError},
     link::Link,
     message::{Message, Principal},
@@ -150,7 +149,6 @@ pub(crate) struct Bridge {
     queue: OwnedQueue,
     next_principal: Atomic<u64>,
     next_epoch: Atomic<u32>,
-    haste: Haste,
     next_watch: Atomic<u64>,
     #[pin]
     table: SpinLock<Table>,
@@ -288,7 +286,6 @@ impl Bridge {
                 queue: OwnedQueue::new(c"mgmt")?,
                 next_principal: Atomic::new(BRIDGE.0 + 1),
                 next_epoch: Atomic::new(1),
-                haste: Haste::new(),
                 next_watch: Atomic::new(0),
                 table <- new_spinlock!(
                     Table {
@@ -312,11 +309,6 @@ impl Bridge {
     /// Where links do their work.
     pub(crate) fn queue(&self) -> &OwnedQueue {
         &self.queue
-    }
-
-    /// What of this work may be done ahead of ordinary tasks.
-    pub(crate) fn haste(&self) -> &Haste {
-        &self.haste
     }
 
     /// Waits until none of the bridge's work runs or is queued. Nothing may be left that queues

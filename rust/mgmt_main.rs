@@ -7,8 +7,7 @@
 //!    |
 //!   mcb          the bridge: routes by header, stamps the source
 //!    |- inbox    bounded queues, shared fairly among senders
-//!   link         a channel to another domain, with its thread and its worker
-//!    |- haste    how much of that goes before ordinary tasks
+//!   link         a channel to another domain, with its worker
 //!    |
 //!   channel      two rings and an event channel
 //!    |
@@ -30,7 +29,6 @@ mod bindings;
 mod channel;
 mod chardev;
 mod dev;
-mod haste;
 mod inbox;
 mod link;
 mod mcb;

@@ -19,25 +19,17 @@ use kernel::{
 
 /// What is called when an event arrives.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// Notes an event, in hard interrupt context.
+    /// Handles an event, in hard interrupt context: it may only note the event and wake somebody.
     ///
     /// [`EventChannel::eoi`] must follow once for each call, when the work is done.
     fn on_event(this: ArcBorrow<'_, Self>);
-
-    /// Does the work, in the channel's own thread, which may sleep, and runs ahead of all ordinary
-    /// tasks: how long is for this to limit.
-    ///
-    /// Whoever drops the channel waits for it: it must not drop the channel, nor wait for anything
-    /// that is held while that is done.
-    fn work(this: ArcBorrow<'_, Self>);
 }
 
 /// A bound event channel. Dropping it waits for a running handler, then closes the channel.
 ///
 /// # Invariants
 ///
-/// - `irq` is bound to an event channel with `Self::handle` and `Self::thread` as its handlers, and
-///   `data` as their cookie.
+/// - `irq` is bound to an event channel with `Self::handle` as handler and `data` as its cookie.
 /// - `data` came from `Arc::<H>::into_foreign` and is owned by this object.
 pub(crate) struct EventChannel<H: Handler> {
     irq: c_uint,
@@ -67,13 +59,24 @@ impl<H: Handler> EventChannel<H> {
         kernel::error::to_result(unsafe {
             bindings::xenbus_alloc_evtchn(dev.as_raw(), &mut port)
         })?;
-        // SAFETY: `port` is ours and unbound.
-        let irq = unsafe { bindings::bind_evtchn_to_irq_lateeoi(port) };
-        if irq < 0 {
+        let channel = Self::bind_with(handler, |data| {
+            // SAFETY: `port` is ours and unbound; `handle` accepts `data` as its cookie, which
+            // lives until `unbind_from_irqhandler` returned.
+            unsafe {
+                bindings::bind_evtchn_to_irqhandler_lateeoi(
+                    port,
+                    Some(Self::handle),
+                    0,
+                    name.as_char_ptr(),
+                    data,
+                )
+            }
+        });
+        if channel.is_err() {
             // SAFETY: `port` was allocated above and nothing is bound to it.
             unsafe { bindings::xenbus_free_evtchn(dev.as_raw(), port) };
         }
-        Ok((Self::serve(irq, name, handler)?, port))
+        Ok((channel?, port))
     }
 
     /// Binds to the port that the other end of `dev` has allocated for us. May sleep.
@@ -85,38 +88,36 @@ impl<H: Handler> EventChannel<H> {
         name: &'static CStr,
         handler: Arc<H>,
     ) -> Result<Self> {
-        // SAFETY: `dev` is a valid xenbus device.
-        let irq = unsafe { bindings::bind_interdomain_evtchn_to_irq_lateeoi(dev.as_raw(), remote) };
-        Self::serve(irq, name, handler)
+        Self::bind_with(handler, |data| {
+            // SAFETY: `dev` is a valid xenbus device; `handle` accepts `data` as its cookie, which
+            // lives until `unbind_from_irqhandler` returned.
+            unsafe {
+                bindings::bind_interdomain_evtchn_to_irqhandler_lateeoi(
+                    dev.as_raw(),
+                    remote,
+                    Some(Self::handle),
+                    0,
+                    name.as_char_ptr(),
+                    data,
+                )
+            }
+        })
     }
 
-    /// Takes what bound an event channel: its irq, which nobody handles, or a negative errno.
-    fn serve(irq: c_int, name: &'static CStr, handler: Arc<H>) -> Result<Self> {
+    fn bind_with(handler: Arc<H>, bind: impl FnOnce(*mut c_void) -> c_int) -> Result<Self> {
+        let data = handler.into_foreign();
+        let irq = bind(data);
         if irq < 0 {
+            // SAFETY: `data` came from `into_foreign` above, and no handler was installed.
+            drop(unsafe { Arc::<H>::from_foreign(data) });
             return Err(Error::from_errno(irq));
         }
-        let irq = irq as c_uint;
-        let data = handler.into_foreign();
-        // SAFETY: Both functions accept `data` as their cookie, which lives until
-        // `unbind_from_irqhandler` returned.
-        let result = kernel::error::to_result(unsafe {
-            bindings::request_threaded_irq(
-                irq,
-                Some(Self::handle),
-                Some(Self::thread),
-                0,
-                name.as_char_ptr(),
-                data,
-            )
-        });
-        // INVARIANT: `irq` is bound to an event channel. Without memory for a thread it has no
-        // handlers: the kernel then warns when it is unbound, and nothing else offers to unbind it.
-        let channel = Self {
-            irq,
+        // INVARIANT: `irq` was just bound with `data` as its cookie.
+        Ok(Self {
+            irq: irq as c_uint,
             data,
             _handler: core::marker::PhantomData,
-        };
-        result.map(|()| channel)
+        })
     }
 
     /// Sends an event to the other end.
@@ -142,15 +143,6 @@ impl<H: Handler> EventChannel<H> {
     unsafe extern "C" fn handle(_irq: c_int, data: *mut c_void) -> bindings::irqreturn_t {
         // SAFETY: By the requirements of this function.
         H::on_event(unsafe { Arc::<H>::borrow(data) });
-        bindings::irqreturn::IRQ_WAKE_THREAD
-    }
-
-    /// # Safety
-    ///
-    /// As for [`Self::handle`].
-    unsafe extern "C" fn thread(_irq: c_int, data: *mut c_void) -> bindings::irqreturn_t {
-        // SAFETY: By the requirements of this function.
-        H::work(unsafe { Arc::<H>::borrow(data) });
         bindings::irqreturn::IRQ_HANDLED
     }
 }
