@@ -255,7 +255,7 @@ impl Link {
         }
     }
 
-    /// Bytes of the largest message that goes through the channel, if it is connected.
+    /// Whether it has a channel.
     pub(crate) fn is_connected(&self) -> bool {
         self.io.lock().channel.is_some()
     }

@@ -27,6 +27,17 @@ def payloads(file, count, timeout=5):
     return got
 
 
+def fill(sender, app, size):
+    """Sends bulk until there is no room for more; returns how many messages that were."""
+    count = 0
+    try:
+        while True:
+            sender.write(message(app, SELF, bytes(size)))
+            count += 1
+    except BlockingIOError:
+        return count
+
+
 def quiet(file, text):
     m = file.read(0.3)
     check(m is None, f"{text}: {m}")
@@ -66,13 +77,7 @@ def urgent_first_over_channel():
 def room_for_urgent():
     """A sender whose share is full of bulk can still send something urgent."""
     with File("Reader") as reader, File("Sender", nonblock=True) as sender:
-        count = 0
-        try:
-            while True:
-                sender.write(message("Reader", SELF, bytes(64)))
-                count += 1
-        except BlockingIOError:
-            pass
+        count = fill(sender, "Reader", 64)
         check(count > 100, f"only {count} messages of bulk")
         sender.write(message("Reader", SELF, b"urgent", priority=64))
         equal("the first", b"urgent", reader.read().payload)
@@ -131,13 +136,7 @@ def deadline_kept():
 def blocked_until_deadline():
     """A write that waits for room gives up at the message's deadline: ETIMEDOUT, nothing sent."""
     with File("Reader") as reader, File("Sender", nonblock=True) as sender:
-        count = 0
-        try:
-            while True:
-                sender.write(message("Reader", SELF, bytes(64)))
-                count += 1
-        except BlockingIOError:
-            pass
+        count = fill(sender, "Reader", 64)
         sender.nonblock(False)
         start = time.monotonic()
         late = message("Reader", SELF, b"late", deadline_ms=300)
@@ -238,13 +237,7 @@ def broadcast_to_full():
         File("Group", flags=BIND_SHARED) as full, File("Group", flags=BIND_SHARED) as other,
         File("Sender", nonblock=True) as sender,
     ):  # fmt: skip
-        count = 0
-        try:
-            while True:
-                sender.write(message("Group", SELF, bytes(4096)))
-                count += 1
-        except BlockingIOError:
-            pass
+        count = fill(sender, "Group", 4096)
         sender.write(message("Group", SELF, bytes(4096), flags=BROADCAST, correlation=5))
         equal("the other", [bytes(4096)], payloads(other, 1))
         back = sender.read(5)
