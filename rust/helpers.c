@@ -2,6 +2,7 @@
 
 #include <linux/mm.h>
 #include <linux/random.h>
+#include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/workqueue.h>
 #include <asm/barrier.h>
@@ -12,9 +13,24 @@
 
 #include "helpers.h"
 
-struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name)
+struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh)
 {
-	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+	return alloc_workqueue("%s", bh ? WQ_BH | WQ_PERCPU : WQ_UNBOUND, 0, name);
+}
+
+void mgmt_helper_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+bool mgmt_helper_spin_trylock_bh(spinlock_t *lock)
+{
+	return spin_trylock_bh(lock);
+}
+
+void mgmt_helper_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
 }
 
 void mgmt_helper_xenbus_dev_error(struct xenbus_device *dev, int err, const char *what)

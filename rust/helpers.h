@@ -3,13 +3,19 @@
 #ifndef _MGMT_HELPERS_H
 #define _MGMT_HELPERS_H
 
+#include <linux/spinlock_types.h>
 #include <linux/types.h>
 #include <xen/grant_table.h>
 
 struct workqueue_struct;
 struct xenbus_device;
 
-struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name);
+struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh);
+
+void mgmt_helper_spin_lock_bh(spinlock_t *lock);
+bool mgmt_helper_spin_trylock_bh(spinlock_t *lock);
+void mgmt_helper_spin_unlock_bh(spinlock_t *lock);
+
 void mgmt_helper_xenbus_dev_error(struct xenbus_device *dev, int err, const char *what);
 
 u32 mgmt_helper_random(void);

@@ -3,6 +3,7 @@
 //! The bounded queue in front of every receiver.
 
 use crate::{
+    bh::{new_spinlock_bh, Guard, SpinLockBh},
     link::Link,
     message::{Message, Principal},
     pure::quota::{admits, Amount},
@@ -11,13 +12,9 @@ use crate::{
 use kernel::{
     list::{List, ListArc},
     new_condvar,
-    new_spinlock,
     prelude::*,
     rbtree::{RBTree, RBTreeNodeReservation},
-    sync::{
-        lock::{spinlock::SpinLockBackend, Guard},
-        Arc, CondVar, CondVarTimeoutResult, SpinLock,
-    },
+    sync::{Arc, CondVar, CondVarTimeoutResult},
     time::msecs_to_jiffies, //
 };
 
@@ -40,7 +37,7 @@ pub(crate) enum PushError {
 #[pin_data]
 pub(crate) struct Inbox {
     #[pin]
-    queue: SpinLock<Queue>,
+    queue: SpinLockBh<Queue>,
     /// Notified when a sender may have room, and when the queue closes.
     #[pin]
     room: CondVar,
@@ -139,7 +136,7 @@ impl Queue {
 impl Inbox {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            queue <- new_spinlock!(
+            queue <- new_spinlock_bh!(
                 Queue {
                     open: true,
                     lanes: [const { List::new() }; CLASSES],
@@ -258,11 +255,7 @@ impl Inbox {
         }
     }
 
-    fn pop_locked(
-        &self,
-        queue: &mut Guard<'_, Queue, SpinLockBackend>,
-        max: usize,
-    ) -> Result<ListArc<Message>> {
+    fn pop_locked(&self, queue: &mut Guard<'_, Queue>, max: usize) -> Result<ListArc<Message>> {
         if !queue.open {
             return Err(ENODEV);
         }
@@ -344,7 +337,7 @@ impl Inbox {
         left
     }
 
-    fn made_room(&self, queue: &mut Guard<'_, Queue, SpinLockBackend>) {
+    fn made_room(&self, queue: &mut Guard<'_, Queue>) {
         for link in core::mem::take(&mut queue.stalled) {
             Link::schedule(&link);
         }

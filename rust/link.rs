@@ -2,14 +2,18 @@
 
 //! A link: a channel to another domain, as the bridge sees it.
 //!
-//! Locks, outermost first: `Link::io`, then the bridge's table or one inbox. Nobody waits for a
-//! second `io`.
+//! Messages are moved in softirq context, by a work item that an event, or whoever sends, queues
+//! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`]).
+//!
+//! Locks, outermost first: `Link::ended`, `Link::io`, then the bridge's table or one inbox. Nobody
+//! waits for a second `io`.
 
 use crate::{
+    bh::{new_spinlock_bh, Guard, SpinLockBh},
     channel::Channel,
     inbox::{Inbox, PushError},
     mcb::{Bridge, Forwarded, Target},
-    message::{Message, Principal, MAX_PAYLOAD},
+    message::{Message, Principal, Room, MAX_PAYLOAD},
     pure::{
         ring::{Broken, PushError as RingError},
         route::Origin, //
@@ -30,15 +34,22 @@ use kernel::{
     sync::{
         aref::ARef,
         atomic::{ordering, Atomic},
-        lock::{mutex::MutexBackend, Guard},
         Arc,
         ArcBorrow,
         Mutex, //
     },
-    workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem}, //
+    workqueue::{
+        impl_has_delayed_work,
+        impl_has_work,
+        new_delayed_work,
+        new_work,
+        DelayedWork,
+        Work,
+        WorkItem, //
+    }, //
 };
 
-/// Messages that a link takes from its ring before others get their turn.
+/// Messages that a link takes from its ring, or puts into it, before others get their turn.
 const BUDGET: usize = 64;
 /// Jiffies until a link that found no memory tries again.
 const RETRY_DELAY: usize = 2;
@@ -90,14 +101,23 @@ pub(crate) struct Link {
     #[pin]
     pub(crate) inbox: Inbox,
     #[pin]
-    io: Mutex<Io>,
+    io: SpinLockBh<Io>,
+    /// Whether the link has ended. Held while it ends: its device is bound until then.
+    #[pin]
+    ended: Mutex<bool>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
-    /// The work waits for its time: nothing else queues it meanwhile.
+    /// The moving of messages waits for its time: nothing else queues it meanwhile.
     retrying: Atomic<bool>,
     #[pin]
-    work: DelayedWork<Link>,
+    moves: DelayedWork<Link, MOVES>,
+    #[pin]
+    chores: Work<Link, CHORES>,
 }
+
+/// The numbers of the link's work items.
+const MOVES: u64 = 0;
+const CHORES: u64 = 1;
 
 struct Io {
     channel: Option<Channel>,
@@ -107,13 +127,27 @@ struct Io {
     outgoing: Option<ListArc<Message>>,
     /// Messages in the ring that the other end had not taken when last looked at.
     sent: List<Message>,
+    /// What the other end did that ends the channel: nothing is moved any more.
+    violation: Option<Violation>,
 }
 
 impl_has_delayed_work! {
-    impl HasDelayedWork<Self> for Link { self.work }
+    impl HasDelayedWork<Self, MOVES> for Link { self.moves }
 }
 
-impl WorkItem for Link {
+impl_has_work! {
+    impl HasWork<Self, CHORES> for Link { self.chores }
+}
+
+impl WorkItem<CHORES> for Link {
+    type Pointer = Arc<Link>;
+
+    fn run(this: Arc<Link>) {
+        this.end_violated();
+    }
+}
+
+impl WorkItem<MOVES> for Link {
     type Pointer = Arc<Link>;
 
     fn run(this: Arc<Link>) {
@@ -178,18 +212,21 @@ impl Link {
                 complaints: complaints.clone(),
                 bridge: bridge.clone(),
                 inbox <- Inbox::new(),
-                io <- new_mutex!(
+                io <- new_spinlock_bh!(
                     Io {
                         channel: None,
                         stalled: None,
                         outgoing: None,
                         sent: List::new(),
+                        violation: None,
                     },
                     "mgmt_link"
                 ),
+                ended <- new_mutex!(false, "mgmt_link_ended"),
                 event: Atomic::new(false),
                 retrying: Atomic::new(false),
-                work <- new_delayed_work!("mgmt_link"),
+                moves <- new_delayed_work!("mgmt_link_moves"),
+                chores <- new_work!("mgmt_link_chores"),
             }),
             GFP_KERNEL,
         )
@@ -205,22 +242,18 @@ impl Link {
     /// Ends the link and returns its channel, if it has one. What has not reached the other end
     /// goes back to its senders.
     ///
-    /// Waits for a running round of work, never for the other end.
+    /// Waits for running work of the link, never for the other end.
     pub(crate) fn close(self: &Arc<Self>) -> Option<Channel> {
-        self.bridge.remove_link(self);
-        self.end(&mut self.io.lock())
+        let mut ended = self.ended.lock();
+        *ended = true;
+        self.end()
     }
 
-    fn end(&self, io: &mut Guard<'_, Io, MutexBackend>) -> Option<Channel> {
+    fn end(self: &Arc<Self>) -> Option<Channel> {
+        self.bridge.remove_link(self);
+        let mut io = self.io.lock();
         let mut channel = io.channel.take();
-        if let Some((message, target)) = io.stalled.take() {
-            // The other end was told that it arrived: one message may pass the share.
-            if let Err(PushError::Closed(message) | PushError::Full(message)) =
-                target.push_returned(message)
-            {
-                self.bridge.bounce(&message, Reason::PeerGone);
-            }
-        }
+        let stalled = io.stalled.take();
         if let Some(channel) = &mut channel {
             // If the other end broke the ring, nothing is known to have arrived.
             if channel.tx.refresh().is_ok() {
@@ -231,20 +264,29 @@ impl Link {
         if let Some(message) = io.outgoing.take() {
             left.push_back(message);
         }
+        drop(io);
         left.push_all_back(&mut self.inbox.close());
+        if let Some((message, target)) = stalled {
+            // The other end was told that it arrived: one message may pass the share.
+            if let Err(PushError::Closed(message) | PushError::Full(message)) =
+                target.push_returned(message)
+            {
+                self.bridge.bounce(&message, Reason::PeerGone);
+            }
+        }
         while let Some(message) = left.pop_front() {
             self.bridge.bounce(&message, Reason::PeerGone);
         }
         channel
     }
 
-    /// Has the link do its work soon. May be called from any context.
+    /// Has the link move messages soon. May be called from any context.
     pub(crate) fn schedule(this: &Arc<Self>) {
         // If it is scheduled already, that is as good.
-        let _ = this.bridge.queue().enqueue(this.clone());
+        let _ = this.bridge.moves().enqueue::<_, MOVES>(this.clone());
     }
 
-    /// Moves what waits in the inbox into the ring, now if nobody else does.
+    /// Moves what waits in the inbox into the ring, now if nobody else does. Does not sleep.
     pub(crate) fn kick(this: &Arc<Self>) {
         let Some(mut io) = this.io.try_lock() else {
             // Who holds the lock may have looked already.
@@ -260,10 +302,10 @@ impl Link {
         self.io.lock().channel.is_some()
     }
 
-    /// One round of work.
+    /// One round of moving messages. Does not sleep.
     fn pump(self: &Arc<Self>) {
         let mut io = self.io.lock();
-        if io.channel.is_none() {
+        if io.channel.is_none() || io.violation.is_some() {
             // An event may come before the link starts: it is answered then.
             return;
         }
@@ -291,10 +333,12 @@ impl Link {
             Next::Wait => {}
             Next::Again => Self::schedule(self),
             Next::Later => {
-                let queue = self.bridge.queue();
+                let queue = self.bridge.moves();
                 self.bridge.delay_begins();
                 self.retrying.store(true, ordering::Relaxed);
-                if queue.enqueue_delayed(self.clone(), RETRY_DELAY).is_err()
+                if queue
+                    .enqueue_delayed::<_, MOVES>(self.clone(), RETRY_DELAY)
+                    .is_err()
                     && self.retrying.xchg(false, ordering::Relaxed)
                 {
                     self.bridge.delay_ended();
@@ -339,7 +383,8 @@ impl Link {
             if !(HEADER_LEN..=HEADER_LEN + MAX_PAYLOAD).contains(&length) {
                 return Err(Violation::Header(WireError::Length));
             }
-            let Ok(mut payload) = zeros(length - HEADER_LEN) else {
+            let (Ok(room), Ok(mut payload)) = (Room::new(GFP_ATOMIC), zeros(length - HEADER_LEN))
+            else {
                 next = Next::Later;
                 break;
             };
@@ -352,7 +397,7 @@ impl Link {
             }
             self.counters.rx_messages.add(1);
             self.counters.rx_bytes.add(length);
-            match self.bridge.forward(self, header, payload) {
+            match self.bridge.forward(self, room, header, payload) {
                 Forwarded::To(message, target) => {
                     io.stalled = self.hand_over(message, target);
                 }
@@ -388,11 +433,17 @@ impl Link {
 
     /// Moves messages from the inbox into the ring. Returns whether any moved.
     fn transmit(self: &Arc<Self>, io: &mut Io) -> Result<bool, Violation> {
-        let Some(channel) = &mut io.channel else {
+        let Some(channel) = io.channel.as_mut().filter(|_| io.violation.is_none()) else {
             return Ok(false);
         };
         let mut moved = false;
+        let mut budget = BUDGET;
         loop {
+            if budget == 0 {
+                Self::schedule(self);
+                break;
+            }
+            budget -= 1;
             let message = match io.outgoing.take() {
                 Some(message) => message,
                 None => match self.inbox.pop(usize::MAX) {
@@ -449,15 +500,28 @@ impl Link {
         more
     }
 
-    /// Closes the channel of a peer that broke the rules. Says so once: the channel is gone then.
-    fn violated(self: &Arc<Self>, io: &mut Guard<'_, Io, MutexBackend>, violation: Violation) {
-        self.bridge.remove_link(self);
-        let channel = self.end(io);
-        drop(channel);
+    /// Moves nothing any more, and has the channel closed: the peer broke the rules.
+    fn violated(self: &Arc<Self>, io: &mut Guard<'_, Io>, violation: Violation) {
+        io.violation = Some(violation);
+        let _ = self.bridge.chores().enqueue::<_, CHORES>(self.clone());
+    }
+
+    /// Closes the channel of a peer that broke the rules, and says so.
+    fn end_violated(self: &Arc<Self>) {
+        let mut ended = self.ended.lock();
+        if *ended {
+            return;
+        }
+        *ended = true;
+        drop(self.end());
+        let violation = self.io.lock().violation.take();
+        let Some(violation) = violation else {
+            return;
+        };
         let Ok(what) = CString::try_from_fmt(fmt!("channel closed: {}", violation)) else {
             return;
         };
-        // With `io` held the device is still bound: its unbinding closes the link first.
+        // With `ended` held the device is still bound: its unbinding closes the link first.
         self.complaints.fatal(&self.dev, EPROTO, &what);
     }
 
@@ -470,10 +534,10 @@ impl Link {
 /// `len` zero bytes: `KVVec::from_elem` would write them one by one.
 fn zeros(len: usize) -> Result<KVVec<u8>, AllocError> {
     const ZEROS: [u8; 512] = [0; 512];
-    let mut bytes = KVVec::with_capacity(len, GFP_KERNEL)?;
+    let mut bytes = KVVec::with_capacity(len, GFP_ATOMIC)?;
     while bytes.len() < len {
         let more = ZEROS.len().min(len - bytes.len());
-        bytes.extend_from_slice(&ZEROS[..more], GFP_KERNEL)?;
+        bytes.extend_from_slice(&ZEROS[..more], GFP_ATOMIC)?;
     }
     Ok(bytes)
 }

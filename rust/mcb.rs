@@ -6,9 +6,10 @@
 //! and nothing else. Routing is `pure::route`; here are the tables and the stamping.
 
 use crate::{
+    bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
     link::Link,
-    message::{Message, Principal},
+    message::{Message, Principal, Room},
     policy::{LoadError, Policy},
     pure::policy::Verdict,
     pure::route::{route, Above, Names, Origin, Route, VmName},
@@ -16,15 +17,14 @@ use crate::{
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
 };
 use kernel::{
+    alloc::Flags as AllocFlags,
     list::ListArc,
-    new_spinlock,
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         poll::PollCondVarBox,
-        Arc,
-        SpinLock, //
+        Arc, //
     },
     time::{delay::fsleep, msecs_to_jiffies, Delta},
     workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem}, //
@@ -146,12 +146,15 @@ impl Refused {
 /// The bridge of this domain.
 #[pin_data]
 pub(crate) struct Bridge {
-    queue: OwnedQueue,
+    /// Where links move messages: as softirqs.
+    moves: OwnedQueue,
+    /// Where all is done that may sleep.
+    chores: OwnedQueue,
     next_principal: Atomic<u64>,
     next_epoch: Atomic<u32>,
     next_watch: Atomic<u64>,
     #[pin]
-    table: SpinLock<Table>,
+    table: SpinLockBh<Table>,
     /// Takes expired messages out of all queues, while any has a deadline.
     #[pin]
     expiry: DelayedWork<Bridge>,
@@ -283,11 +286,12 @@ impl Bridge {
         let policy = Policy::new(KVVec::new()).map_err(|_| ENOMEM)?;
         Arc::pin_init(
             try_pin_init!(Self {
-                queue: OwnedQueue::new(c"mgmt")?,
+                moves: OwnedQueue::new_bh(c"mgmt_moves")?,
+                chores: OwnedQueue::new(c"mgmt_chores")?,
                 next_principal: Atomic::new(BRIDGE.0 + 1),
                 next_epoch: Atomic::new(1),
                 next_watch: Atomic::new(0),
-                table <- new_spinlock!(
+                table <- new_spinlock_bh!(
                     Table {
                         names,
                         endpoints: RBTree::new(),
@@ -306,9 +310,14 @@ impl Bridge {
         )
     }
 
-    /// Where links do their work.
-    pub(crate) fn queue(&self) -> &OwnedQueue {
-        &self.queue
+    /// Where links move messages, as softirqs.
+    pub(crate) fn moves(&self) -> &OwnedQueue {
+        &self.moves
+    }
+
+    /// Where links do what may sleep.
+    pub(crate) fn chores(&self) -> &OwnedQueue {
+        &self.chores
     }
 
     /// Waits until none of the bridge's work runs or is queued. Nothing may be left that queues
@@ -318,7 +327,9 @@ impl Bridge {
         while self.delayed.load(Relaxed) != 0 {
             fsleep(Delta::from_millis(5));
         }
-        self.queue.drain();
+        // Moving messages may leave chores, and not the other way round: every link is closed.
+        self.moves.drain();
+        self.chores.drain();
     }
 
     /// Counts work that waits for its time: until [`Bridge::delay_ended`] the module stays.
@@ -528,19 +539,29 @@ impl Bridge {
         }
         if header.flags.contains(Flags::BROADCAST) {
             return self
-                .distribute(Origin::Local, &header, &payload, from.principal, &back)
+                .distribute(
+                    Origin::Local,
+                    &header,
+                    &payload,
+                    from.principal,
+                    &back,
+                    GFP_KERNEL,
+                )
                 .map(Prepared::Broadcast);
         }
         let (target, component) = self.find(Origin::Local, &header)?;
         header.destination.component = component;
-        let message = Message::new(header, payload, from.principal).map_err(Refused::Failed)?;
+        let message =
+            Message::new(header, payload, from.principal, GFP_KERNEL).map_err(Refused::Failed)?;
         Ok(Prepared::To(message, target))
     }
 
-    /// Finds the receiver of a message that came in by `link`.
+    /// Finds the receiver of a message that came in by `link`; `room` is for the message, or what
+    /// is to be said of it. Does not sleep.
     pub(crate) fn forward(
         self: &Arc<Self>,
         link: &Arc<Link>,
+        room: Room,
         mut header: Header,
         payload: KVVec<u8>,
     ) -> Forwarded {
@@ -577,36 +598,25 @@ impl Bridge {
                 Ok(_) => return Forwarded::Dropped,
             }
         } else if header.flags.contains(Flags::BROADCAST) {
-            match self.distribute(link.origin, &header, &payload, link.principal, &back) {
+            let (from, gfp) = (link.principal, GFP_ATOMIC);
+            match self.distribute(link.origin, &header, &payload, from, &back, gfp) {
                 Ok(copies) => return Forwarded::Broadcast(copies),
                 Err(refused) => Err(refused),
             }
         } else {
             self.find(link.origin, &header)
         };
-        let result = match found {
+        match found {
             Ok((target, destination)) => {
                 header.destination.component = destination;
-                Message::new(header, payload, link.principal).map(|message| (message, target))
+                Forwarded::To(room.fill(header, payload, link.principal), target)
             }
             Err(refused) => {
-                let reason = refused.reason();
-                let Some(back) = header.undeliverable(reason) else {
+                let Some(answer) = header.undeliverable(refused.reason()) else {
                     return Forwarded::Dropped;
                 };
                 link.count_undeliverable();
-                Message::new(back, KVVec::new(), link.principal)
-                    .map(|message| (message, Target::Link(link.clone())))
-            }
-        };
-        match result {
-            Ok((message, target)) => Forwarded::To(message, target),
-            Err(_) => {
-                pr_err!(
-                    "no memory for a message from {:?}: it is lost\n",
-                    link.origin
-                );
-                Forwarded::Dropped
+                Forwarded::To(room.fill(answer, KVVec::new(), link.principal), back)
             }
         }
     }
@@ -666,11 +676,12 @@ impl Bridge {
         payload: &[u8],
         principal: Principal,
         back: &Target,
+        gfp: AllocFlags,
     ) -> Result<KVVec<Addressed>, Refused> {
         let is_question = header.kind == Kind::Discover && header.flags.contains(Flags::REQUEST);
         let targets = self.find_all(origin, header, principal)?;
-        let mut copies = KVVec::with_capacity(targets.len(), GFP_KERNEL)
-            .map_err(|e| Refused::Failed(e.into()))?;
+        let mut copies =
+            KVVec::with_capacity(targets.len(), gfp).map_err(|e| Refused::Failed(e.into()))?;
         for (target, component) in targets {
             let destination = Address {
                 component,
@@ -684,20 +695,20 @@ impl Bridge {
                     source: destination,
                     ..Header::new(Kind::Reply, header.source, 0)
                 };
-                Message::new(answer, KVVec::new(), BRIDGE).map(|answer| (answer, back.clone()))
+                Message::new(answer, KVVec::new(), BRIDGE, gfp).map(|answer| (answer, back.clone()))
             } else {
                 let mut bytes = KVVec::new();
                 bytes
-                    .extend_from_slice(payload, GFP_KERNEL)
+                    .extend_from_slice(payload, gfp)
                     .map_err(|e| Refused::Failed(e.into()))?;
                 let header = Header {
                     destination,
                     ..*header
                 };
-                Message::new(header, bytes, principal).map(|copy| (copy, target))
+                Message::new(header, bytes, principal, gfp).map(|copy| (copy, target))
             };
             copies
-                .push(copy.map_err(Refused::Failed)?, GFP_KERNEL)
+                .push(copy.map_err(Refused::Failed)?, gfp)
                 .map_err(|e| Refused::Failed(e.into()))?;
         }
         Ok(copies)
@@ -784,7 +795,7 @@ impl Bridge {
         }
         this.delay_begins();
         let delay = msecs_to_jiffies(EXPIRY_PERIOD);
-        if this.queue.enqueue_delayed(this.clone(), delay).is_err() {
+        if this.chores.enqueue_delayed(this.clone(), delay).is_err() {
             // It is under way already.
             this.delay_ended();
         }

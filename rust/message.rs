@@ -6,10 +6,15 @@ use crate::{
     pure::quota::Amount,
     wire::{Header, Reason, HEADER_LEN}, //
 };
+use core::{convert::Infallible, mem::MaybeUninit};
 use kernel::{
+    alloc::Flags as AllocFlags,
     list::{impl_list_arc_safe, impl_list_item, ListArc, ListLinks},
     prelude::*,
-    sync::atomic::{ordering::Relaxed, Atomic},
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        UniqueArc, //
+    },
     time::{Delta, Instant, Monotonic}, //
 };
 
@@ -36,6 +41,39 @@ pub(crate) struct Message {
     links: ListLinks,
 }
 
+/// Memory for a message. Who has it before taking a message from elsewhere does not lose it for
+/// want of memory.
+pub(crate) struct Room(UniqueArc<MaybeUninit<Message>>);
+
+impl Room {
+    pub(crate) fn new(gfp: AllocFlags) -> Result<Self> {
+        Ok(Self(UniqueArc::new_uninit(gfp)?))
+    }
+
+    /// As [`Message::new`].
+    pub(crate) fn fill(
+        self,
+        header: Header,
+        payload: KVVec<u8>,
+        principal: Principal,
+    ) -> ListArc<Message> {
+        let filled: Result<_, Infallible> = self.0.pin_init_with(pin_init!(Message {
+            sequence: Atomic::new(header.sequence),
+            expires: (header.deadline_ms != 0)
+                .then(|| Instant::now() + Delta::from_millis(header.deadline_ms.into())),
+            header,
+            payload,
+            principal,
+            ring_position: Atomic::new(0),
+            links <- ListLinks::new(),
+        }));
+        match filled {
+            Ok(message) => message.into(),
+            Err(never) => match never {},
+        }
+    }
+}
+
 impl_list_arc_safe! {
     impl ListArcSafe<0> for Message { untracked; }
 }
@@ -50,21 +88,9 @@ impl Message {
         header: Header,
         payload: KVVec<u8>,
         principal: Principal,
+        gfp: AllocFlags,
     ) -> Result<ListArc<Self>> {
-        ListArc::pin_init(
-            try_pin_init!(Self {
-                sequence: Atomic::new(header.sequence),
-                expires: (header.deadline_ms != 0).then(|| {
-                    Instant::now() + Delta::from_millis(header.deadline_ms.into())
-                }),
-                header,
-                payload,
-                principal,
-                ring_position: Atomic::new(0),
-                links <- ListLinks::new(),
-            }),
-            GFP_KERNEL,
-        )
+        Ok(Room::new(gfp)?.fill(header, payload, principal))
     }
 
     /// The message that tells this one's sender that it was not delivered, if it wants to know.
@@ -76,7 +102,7 @@ impl Message {
         principal: Principal,
     ) -> Option<ListArc<Self>> {
         let header = self.header().undeliverable(reason)?;
-        Self::new(header, KVVec::new(), principal)
+        Self::new(header, KVVec::new(), principal, GFP_ATOMIC)
             .inspect_err(|_| pr_warn_ratelimited_lost())
             .ok()
     }

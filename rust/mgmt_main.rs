@@ -7,7 +7,7 @@
 //!    |
 //!   mcb          the bridge: routes by header, stamps the source
 //!    |- inbox    bounded queues, shared fairly among senders
-//!   link         a channel to another domain, with its worker
+//!   link         a channel to another domain, and the moving of messages
 //!    |
 //!   channel      two rings and an event channel
 //!    |
@@ -18,13 +18,14 @@
 //!   xen          safe abstractions of xenbus, grants, event channels
 //! ```
 //!
-//! Unsafe code is in `xen`, `chardev`, `queue`, `bindings`, and the lock below; nowhere else.
+//! Unsafe code is in `xen`, `bh`, `chardev`, `queue`, `bindings`, and the lock below; nowhere else.
 
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
+mod bh;
 mod bindings;
 mod channel;
 mod chardev;

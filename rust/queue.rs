@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A workqueue of our own: draining it is how the module knows that none of its code runs.
+//! Workqueues of our own: draining them is how the module knows that none of its code runs.
 
 use crate::bindings;
 use core::{
@@ -25,10 +25,20 @@ unsafe impl Send for OwnedQueue {}
 unsafe impl Sync for OwnedQueue {}
 
 impl OwnedQueue {
-    /// Makes a workqueue whose items run on any CPU, several at a time.
+    /// Makes a workqueue whose items run in threads, on any CPU, several at a time.
     pub(crate) fn new(name: &'static CStr) -> Result<Self> {
+        Self::alloc(name, false)
+    }
+
+    /// Makes a workqueue whose items run as softirqs, on the CPU that queued them: they may not
+    /// sleep.
+    pub(crate) fn new_bh(name: &'static CStr) -> Result<Self> {
+        Self::alloc(name, true)
+    }
+
+    fn alloc(name: &'static CStr, bh: bool) -> Result<Self> {
         // SAFETY: `name` is a C string, which the call copies.
-        let raw = unsafe { bindings::mgmt_helper_alloc_workqueue(name.as_char_ptr()) };
+        let raw = unsafe { bindings::mgmt_helper_alloc_workqueue(name.as_char_ptr(), bh) };
         // INVARIANT: It was just made.
         Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
     }

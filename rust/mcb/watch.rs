@@ -248,7 +248,7 @@ impl Bridge {
             up: KVec::new(),
         };
         let key = (app, self.next_watch.fetch_add(1, Relaxed));
-        let node = RBTreeNode::new(key, watch, GFP_KERNEL).map_err(Refused::Failed)?;
+        let node = RBTreeNode::new(key, watch, GFP_ATOMIC).map_err(Refused::Failed)?;
         let mut notices = Notices::default();
         let mut table = self.table.lock();
         let (way, name) = route(&table.names, origin, &component);
@@ -348,9 +348,9 @@ impl Bridge {
             };
             let mut payload = KVVec::new();
             let message = payload
-                .extend_from_slice(&notice.event.encode(), GFP_KERNEL)
+                .extend_from_slice(&notice.event.encode(), GFP_ATOMIC)
                 .map_err(Error::from)
-                .and_then(|()| Message::new(header, payload, notice.principal));
+                .and_then(|()| Message::new(header, payload, notice.principal, GFP_ATOMIC));
             let Ok(message) = message else {
                 pr_warn!("no memory to tell of presence\n");
                 continue;
