@@ -196,7 +196,7 @@ for test in "${tests[@]}"; do
 	dir=${test%%:*} name=${test#*:}
 	limit=${override:-$(setting "$dir" "timeout.$name")}
 	limit=${limit:-$(setting "$dir" timeout)}
-	limit=${limit:-45}
+	limit=$((${limit:-45} * ${LAB_PATIENCE:-1}))
 	label="selftests: $dir: $name"
 	echo "# timeout set to $limit"
 	echo "# $label"

@@ -122,7 +122,7 @@ for guest in $names; do
 done
 [ -z "$names" ] || say phase "guests up"
 
-export LAB_GUESTS="$names" LAB_OUT=/lab/out LAB_RELEASE LAB_HOST LAB_NET LAB_SILENCE
+export LAB_GUESTS="$names" LAB_OUT=/lab/out LAB_RELEASE LAB_HOST LAB_NET LAB_SILENCE LAB_PATIENCE
 cd /lab/run || give_up "/lab/run"
 
 if [ "$LAB_MODE" = shell ]; then

@@ -141,6 +141,13 @@ def options(p: argparse.ArgumentParser) -> None:
         help="without a sign of life a domain hangs (90; with --icount 300)",
     )
     g.add_argument(
+        "--patience",
+        type=int,
+        default=1,
+        metavar="N",
+        help="N times as long for all of these, and for what the selftests wait for (1)",
+    )
+    g.add_argument(
         "--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run"
     )
     g.add_argument(
@@ -160,6 +167,8 @@ def defaults(args: argparse.Namespace, timeout: float, echo: bool = True) -> Non
         args.timeout = timeout
     if args.silence is None:
         args.silence = 300 if args.icount else 90
+    for limit in ("timeout", "step_timeout", "boot_timeout", "guest_timeout", "silence"):
+        setattr(args, limit, getattr(args, limit) * args.patience)
     if not args.module:
         args.module = [str(p) for p in sorted((TOP / "build/module").rglob("*.ko"))]
     if not args.bin:

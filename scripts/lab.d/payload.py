@@ -101,6 +101,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         "LAB_STEP": int(args.step_timeout),
         "LAB_GUEST_BOOT": int(args.guest_timeout),
         "LAB_SILENCE": int(args.silence),
+        "LAB_PATIENCE": args.patience,
         "LAB_GUEST_ARGS": args.guest_args,
         "LAB_RELEASE": args.release,
         "LAB_ROWS": size.lines,

@@ -92,7 +92,7 @@ at_most() {
 }
 
 within() {
-	local end=$((SECONDS + $1))
+	local end=$((SECONDS + $1 * ${LAB_PATIENCE:-1}))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		((SECONDS < end)) || return 1

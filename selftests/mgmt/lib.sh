@@ -8,6 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../kselftest/ktap_helpers.sh"
 
 PATH=/lab/bin:/usr/lib/xen-4.20/bin:$PATH
 MGMT_KO=${MGMT_KO:-/lab/mgmt.ko}
+PATIENCE=${LAB_PATIENCE:-1}
 read -r -a GUESTS <<<"${LAB_GUESTS-}"
 declare -A DOMID
 
@@ -19,7 +20,7 @@ need_lab() {
 	command -v guest >/dev/null || skip "no guest command: not in the lab"
 	((${#GUESTS[@]} >= ${1:-2})) || skip "fewer than ${1:-2} guests in LAB_GUESTS"
 	for name in "${GUESTS[@]}"; do
-		DOMID[$name]=$(timeout 30 xl domid "$name") || skip "no domain $name"
+		DOMID[$name]=$(timeout $((30 * PATIENCE)) xl domid "$name") || skip "no domain $name"
 	done
 	G1=${GUESTS[0]}
 	G2=${GUESTS[1]}
@@ -28,9 +29,9 @@ need_lab() {
 # on DOMAIN COMMAND: runs it with the shell of dom0, or of a guest.
 on() {
 	if [[ $1 == dom0 ]]; then
-		timeout -k 5 60 bash -c "$2"
+		timeout -k 5 $((60 * PATIENCE)) bash -c "$2"
 	else
-		guest -T 60 "$1" "$2"
+		guest -T $((60 * PATIENCE)) "$1" "$2"
 	fi
 }
 
@@ -88,7 +89,7 @@ ready() {
 	python3 "$(dirname "${BASH_SOURCE[0]}")/mgmt.py" open || die "cannot load the rules"
 	for name; do
 		load "$name" || die "cannot load the module in $name"
-		timeout 30 mgmtctl attach --if-needed "$name" || die "cannot attach $name"
+		timeout $((30 * PATIENCE)) mgmtctl attach --if-needed "$name" || die "cannot attach $name"
 	done
 	for name; do
 		wait_connected "$name" || die "$name does not connect"
@@ -99,9 +100,9 @@ ready() {
 round_trip() {
 	local app=Rt$RANDOM count=${2:-3} status=0 log
 	log=$(mktemp)
-	guest -T 40 "$1" "mgmt-test --timeout 30 echo $app --count $count" >"$log" 2>&1 &
-	timeout 45 mgmt-test --timeout 30 pingpong --to "$app@vm:${DOMID[$1]}" --app "Ping$app" \
-		--count "$count" --wait 20 || status=$?
+	guest -T 40 "$1" "mgmt-test --timeout $((30 * PATIENCE)) echo $app --count $count" >"$log" 2>&1 &
+	timeout 45 mgmt-test --timeout $((30 * PATIENCE)) pingpong --to "$app@vm:${DOMID[$1]}" --app "Ping$app" \
+		--count "$count" --wait $((20 * PATIENCE)) || status=$?
 	wait $! || status=$?
 	((status == 0)) || cat "$log"
 	rm -f "$log"
@@ -125,10 +126,10 @@ held() {
 grants() {
 	local i
 	for i in 1 2 3; do
-		timeout 30 xl debug-keys g
+		timeout $((30 * PATIENCE)) xl debug-keys g
 		sleep 1
 		# The last dump that is whole.
-		timeout 30 xl dmesg | tr -d '\r' | awk '
+		timeout $((30 * PATIENCE)) xl dmesg | tr -d '\r' | awk '
 			/gnttab_usage_print_all \[/ { on = 1; delete n; next }
 			/gnttab_usage_print_all \] done/ { on = 0; whole = 1; delete last; for (d in n) last[d] = n[d]; next }
 			on && /grant-table for remote d/ { d = $0; sub(/.* d/, "", d); sub(/ .*/, "", d); n[d] += 0 }

@@ -25,6 +25,8 @@ import time
 import traceback
 
 DEVICE = "/dev/mgmt"
+# All limits of time are so many times as long, for a machine that is slow or has other work.
+PATIENCE = int(os.environ.get("LAB_PATIENCE", "1"))
 os.environ["PATH"] = "/lab/bin:/usr/lib/xen-4.20/bin:" + os.environ.get("PATH", "")
 
 # -- include/uapi/mgmt.h --
@@ -272,7 +274,7 @@ class GuestFile:
                 raise Failure(f"{self.guest}: closing /dev/mgmt hangs") from None
 
     def _line(self, timeout):
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * PATIENCE
         while b"\n" not in self._rest:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
@@ -332,6 +334,7 @@ def domid(name):
 
 def run(*command, timeout=60):
     """Runs it; returns status and output, errors included."""
+    timeout *= PATIENCE
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
     )
@@ -339,7 +342,7 @@ def run(*command, timeout=60):
 
 
 def in_guest(name, command, timeout=60):
-    return run("guest", "-T", str(timeout), name, command, timeout=timeout + 10)
+    return run("guest", "-T", str(timeout * PATIENCE), name, command, timeout=timeout + 10)
 
 
 def must(*command, timeout=60):
@@ -376,7 +379,7 @@ def rebind(name):
 
 def until(condition, timeout=10.0):
     """Whether the condition comes true in time."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * PATIENCE
     while not condition():
         if time.monotonic() > end:
             return False
@@ -408,12 +411,12 @@ class Bystander:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def _round(self):
-        options = f"--timeout 150 duplex --app Bystander --count {self.count} --to Bystander@"
+        options = f"--timeout {150 * PATIENCE} duplex --app Bystander --count {self.count} --to Bystander@"
         there = self._start("guest", "-T", "160", self.name, f"mgmt-test {options}mvm")
         here = self._start("sh", "-c", f"exec mgmt-test {options}vm:{domid(self.name)}")
         perfect = f'"received":{self.count},"lost":0,"late":0,"damaged":0'
         for side in (here, there):
-            output = side.communicate(timeout=170)[0].decode().strip()
+            output = side.communicate(timeout=170 * PATIENCE)[0].decode().strip()
             if side.returncode or perfect not in output:
                 self._problem = f"{self.name} was disturbed in round {self.rounds}: {output}"
 
@@ -521,7 +524,7 @@ def main(need_guests=2):
         title = (function.__doc__ or function.__name__.replace("_", " ")).strip().splitlines()[0].rstrip(".")
         _failed.clear()
         signal.signal(signal.SIGALRM, _alarm)
-        signal.alarm(timeout)
+        signal.alarm(timeout * PATIENCE)
         outcome, directive = "pass", ""
         try:
             function()
@@ -530,7 +533,7 @@ def main(need_guests=2):
         except Failure as e:
             fail(str(e))
         except _TimeUp:
-            fail(f"no end within {timeout} s, here:\n{traceback.format_exc()}")
+            fail(f"no end within {timeout * PATIENCE} s, here:\n{traceback.format_exc()}")
         except Exception:
             fail(traceback.format_exc())
         finally:
