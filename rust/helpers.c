@@ -12,6 +12,10 @@
 #include <xen/xenbus.h>
 
 #include "helpers.h"
+#include <mgmt.h>
+
+static_assert(sizeof(struct mgmt_header) == MGMT_HEADER_LEN);
+static_assert(offsetof(struct mgmt_header, source) == 64);
 
 struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh)
 {

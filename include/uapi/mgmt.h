@@ -18,6 +18,80 @@
 #define MGMT_COMPONENT_LEN	32	/* bytes of an encoded Component_ID */
 #define MGMT_APP_ID_LEN		32	/* bytes of an encoded App_ID, NUL padding included */
 
+/* struct mgmt_header.kind */
+#define MGMT_KIND_DISCOVER	1	/* who serves this App_ID? */
+#define MGMT_KIND_ESTABLISH	2	/* opens a conversation */
+#define MGMT_KIND_DATA		3	/* the application's own content */
+#define MGMT_KIND_TERMINATE	4	/* closes a conversation */
+#define MGMT_KIND_PRESENCE	5	/* who comes and who goes: the payload is MGMT_PRESENCE_* */
+#define MGMT_KIND_REPLY		6	/* the answer to a request */
+#define MGMT_KIND_UNDELIVERABLE	7	/* a message came back; only a bridge sends it */
+
+/* struct mgmt_header.flags */
+#define MGMT_FLAG_BROADCAST		(1u << 0)	/* to every endpoint of the App_ID */
+#define MGMT_FLAG_REQUEST		(1u << 1)	/* a reply with the same correlation is awaited */
+#define MGMT_FLAG_NO_UNDELIVERABLE	(1u << 2)	/* if it cannot be delivered, nobody wants to know */
+
+/* struct mgmt_header.reason, of what is undeliverable */
+#define MGMT_REASON_NONE		0
+#define MGMT_REASON_NO_COMPONENT	1	/* no such component, or no route to it */
+#define MGMT_REASON_NO_ENDPOINT		2	/* nobody has bound the App_ID there */
+#define MGMT_REASON_DENIED		3	/* a rule forbids it */
+#define MGMT_REASON_QUOTA		4	/* the receiver's share for this sender is used up */
+#define MGMT_REASON_PEER_GONE		5	/* the receiver went away before it had read it */
+#define MGMT_REASON_DEADLINE		6	/* the deadline passed */
+#define MGMT_REASON_TOO_LARGE		7	/* it does not fit through a channel on its way */
+#define MGMT_REASON_HOPS		8	/* it passed too many bridges */
+
+/* struct mgmt_header.priority: the lowest of each class, which overtakes those below */
+#define MGMT_PRIORITY_BULK	0
+#define MGMT_PRIORITY_NORMAL	64
+#define MGMT_PRIORITY_HIGH	128
+#define MGMT_PRIORITY_URGENT	192
+
+/* The first of the 8 bytes of a presence message's payload; the others are 0. */
+#define MGMT_PRESENCE_LEN	8
+#define MGMT_PRESENCE_WATCH	1	/* tell me who comes and goes at the destination */
+#define MGMT_PRESENCE_UNWATCH	2	/* no more */
+#define MGMT_PRESENCE_UP	3	/* the source is there */
+#define MGMT_PRESENCE_DOWN	4	/* the source is not there, or not any more */
+
+/* The first byte of a Component_ID; docs/wire-format.md has what follows. */
+#define MGMT_COMPONENT_UNSPECIFIED	0
+#define MGMT_COMPONENT_VM		1	/* <MVM_IP, VM_ID> */
+#define MGMT_COMPONENT_STABLE		2	/* a VM's UUID */
+#define MGMT_COMPONENT_HARDWARE		3	/* a serial number */
+#define MGMT_COMPONENT_SELF		4	/* the sender's domain */
+#define MGMT_COMPONENT_MVM		5	/* the management VM of the sender's platform */
+#define MGMT_COMPONENT_PLATFORM		6	/* all domains of the sender's platform */
+
+#define MGMT_HEADER_VERSION	1
+
+/* <Component_ID, App_ID> */
+struct mgmt_address {
+	__u8	component[MGMT_COMPONENT_LEN];
+	__u8	app[MGMT_APP_ID_LEN];		/* NUL-padded */
+};
+
+/* What every message begins with. The bridge stamps what is marked so. */
+struct mgmt_header {
+	__u8	version;		/* MGMT_HEADER_VERSION */
+	__u8	kind;			/* MGMT_KIND_* */
+	__u8	priority;		/* 0 (bulk) to 255 (most urgent) */
+	__u8	hops;			/* stamped: bridges passed */
+	__le16	flags;			/* MGMT_FLAG_* */
+	__le16	reason;			/* MGMT_REASON_* */
+	__le32	length;			/* bytes after this header */
+	__le32	app_header_length;	/* how many of these are the application header */
+	__le64	sequence;		/* stamped: number of the message among its sender's */
+	__le64	correlation;		/* chosen by a requester, repeated in the reply; else 0 */
+	__le32	deadline_ms;		/* milliseconds until it is not worth delivering; 0: none */
+	__le32	epoch;			/* stamped: incarnation of the sender's channel */
+	__u8	reserved[24];		/* 0 */
+	struct mgmt_address source;	/* stamped */
+	struct mgmt_address destination;
+};
+
 /*
  * Others may bind the same App_ID, if they say so too. Broadcasts go to all of them, other
  * messages to the one that was first.
