@@ -139,7 +139,7 @@ impl MgmtFile {
         let header = message.header().encode();
         let copied = iov.copy_to_iter(&header) + iov.copy_to_iter(&message.payload);
         if copied != message.len() {
-            endpoint.inbox.unpop(message);
+            endpoint.put_back(message);
             return Err(EFAULT);
         }
         Ok(copied)

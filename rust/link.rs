@@ -5,8 +5,8 @@
 //! Messages are moved in softirq context, by a work item that an event, or whoever sends, queues
 //! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`]).
 //!
-//! Locks, outermost first: `Link::ended`, `Link::io`, then the bridge's table or one inbox. Nobody
-//! waits for a second `io`.
+//! Locks, outermost first: `Link::ended`, `Link::io`, then the bridge's table, or one inbox, or
+//! the bridge's list of queues with deadlines. Nobody waits for a second `io`.
 
 use crate::{
     bh::{new_spinlock_bh, Guard, SpinLockBh},
@@ -27,7 +27,7 @@ use crate::{
 use kernel::{
     alloc::AllocError,
     fmt,
-    list::{List, ListArc},
+    list::{impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListArc, ListLinks, TryNewListArc},
     new_mutex,
     prelude::*,
     str::CString,
@@ -96,7 +96,7 @@ pub(crate) struct Link {
     pub(crate) counters: Counters,
     pub(crate) dev: ARef<Device>,
     complaints: Arc<Complaints>,
-    bridge: Arc<Bridge>,
+    pub(crate) bridge: Arc<Bridge>,
     /// What is to go there.
     #[pin]
     pub(crate) inbox: Inbox,
@@ -113,6 +113,19 @@ pub(crate) struct Link {
     moves: DelayedWork<Link, MOVES>,
     #[pin]
     chores: Work<Link, CHORES>,
+    /// In the bridge's list of those that hold messages with a deadline.
+    #[pin]
+    expiring: ListLinks,
+    #[pin]
+    is_expiring: AtomicTracker,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Link { tracked_by is_expiring: AtomicTracker; }
+}
+
+impl_list_item! {
+    impl ListItem<0> for Link { using ListLinks { self.expiring }; }
 }
 
 /// The numbers of the link's work items.
@@ -227,6 +240,8 @@ impl Link {
                 retrying: Atomic::new(false),
                 moves <- new_delayed_work!("mgmt_link_moves"),
                 chores <- new_work!("mgmt_link_chores"),
+                expiring <- ListLinks::new(),
+                is_expiring <- AtomicTracker::new(),
             }),
             GFP_KERNEL,
         )
@@ -423,7 +438,13 @@ impl Link {
     ) -> Option<(ListArc<Message>, Target)> {
         match target.push(message) {
             Ok(()) => None,
-            Err(PushError::Full(message)) => Some((message, target)),
+            Err(PushError::Full(message)) => {
+                if message.has_deadline() {
+                    // Here it expires.
+                    Target::Link(self.clone()).expire_later();
+                }
+                Some((message, target))
+            }
             Err(PushError::Closed(message)) => {
                 self.bridge.bounce(&message, Reason::PeerGone);
                 None

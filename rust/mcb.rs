@@ -18,7 +18,7 @@ use crate::{
 };
 use kernel::{
     alloc::Flags as AllocFlags,
-    list::ListArc,
+    list::{impl_list_arc_safe, impl_list_item, AtomicTracker, ListArc, ListLinks, TryNewListArc},
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
     sync::{
@@ -26,18 +26,18 @@ use kernel::{
         poll::PollCondVarBox,
         Arc, //
     },
-    time::{delay::fsleep, msecs_to_jiffies, Delta},
-    workqueue::{impl_has_delayed_work, new_delayed_work, DelayedWork, WorkItem}, //
+    time::{delay::fsleep, Delta},
+    workqueue::{new_delayed_work, DelayedWork}, //
 };
 
+mod expiry;
 mod watch;
 
+use expiry::Expiring;
 use watch::Notices;
 
 /// What the bridge itself sends is charged to this principal.
 const BRIDGE: Principal = Principal(0);
-/// A sender hears of a deadline that passed within this time, in milliseconds.
-const EXPIRY_PERIOD: u32 = 100;
 
 /// Somebody in this domain who has bound an App_ID.
 #[pin_data]
@@ -50,6 +50,31 @@ pub(crate) struct Endpoint {
     pub(crate) inbox: Inbox,
     /// Notified when a message was queued.
     pub(crate) readable: PollCondVarBox,
+    bridge: Arc<Bridge>,
+    /// In the list of those that hold messages with a deadline.
+    #[pin]
+    expiring: ListLinks,
+    #[pin]
+    is_expiring: AtomicTracker,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Endpoint { tracked_by is_expiring: AtomicTracker; }
+}
+
+impl_list_item! {
+    impl ListItem<0> for Endpoint { using ListLinks { self.expiring }; }
+}
+
+impl Endpoint {
+    /// Puts back, at the front, the message that was just taken from the inbox.
+    pub(crate) fn put_back(self: &Arc<Self>, message: ListArc<Message>) {
+        let has_deadline = message.has_deadline();
+        self.inbox.unpop(message);
+        if has_deadline {
+            Target::Endpoint(self.clone()).expire_later();
+        }
+    }
 }
 
 /// Who gets a message next.
@@ -69,15 +94,17 @@ impl Target {
 
     /// Queues a message and wakes its receiver.
     pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        let has_deadline = message.has_deadline();
         self.inbox().push(message)?;
-        self.wake();
+        self.pushed(has_deadline);
         Ok(())
     }
 
     /// As [`Target::push`], whatever the sender's share.
     pub(crate) fn push_returned(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        let has_deadline = message.has_deadline();
         self.inbox().push_returned(message)?;
-        self.wake();
+        self.pushed(has_deadline);
         Ok(())
     }
 
@@ -90,7 +117,10 @@ impl Target {
         }
     }
 
-    fn wake(&self) {
+    fn pushed(&self, has_deadline: bool) {
+        if has_deadline {
+            self.expire_later();
+        }
         match self {
             Self::Endpoint(endpoint) => endpoint.readable.notify_all(),
             Self::Link(link) => Link::kick(link),
@@ -155,7 +185,9 @@ pub(crate) struct Bridge {
     next_watch: Atomic<u64>,
     #[pin]
     table: SpinLockBh<Table>,
-    /// Takes expired messages out of all queues, while any has a deadline.
+    #[pin]
+    expiring: SpinLockBh<Expiring>,
+    /// Takes expired messages out of these queues, while there are any.
     #[pin]
     expiry: DelayedWork<Bridge>,
     /// How many delayed works wait for their time, and whether no more may.
@@ -179,21 +211,6 @@ pub(crate) struct Summary {
     pub(crate) uplink: bool,
     pub(crate) links: u32,
     pub(crate) endpoints: u32,
-}
-
-impl_has_delayed_work! {
-    impl HasDelayedWork<Self> for Bridge { self.expiry }
-}
-
-impl WorkItem for Bridge {
-    type Pointer = Arc<Bridge>;
-
-    fn run(this: Arc<Bridge>) {
-        this.delay_ended();
-        if this.expire() {
-            Self::expire_later(&this);
-        }
-    }
 }
 
 impl Table {
@@ -302,6 +319,7 @@ impl Bridge {
                     },
                     "mgmt_table"
                 ),
+                expiring <- new_spinlock_bh!(Expiring::default(), "mgmt_expiring"),
                 expiry <- new_delayed_work!("mgmt_expiry"),
                 delayed: Atomic::new(0),
                 closing: Atomic::new(false),
@@ -400,7 +418,7 @@ impl Bridge {
 
     /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it.
     pub(crate) fn bind(
-        &self,
+        self: &Arc<Self>,
         app: AppId,
         principal: Principal,
         shared: bool,
@@ -412,6 +430,9 @@ impl Bridge {
                 shared,
                 inbox <- Inbox::new(),
                 readable: PollCondVarBox::new(c"mgmt_endpoint", kernel::static_lock_class!())?,
+                bridge: self.clone(),
+                expiring <- ListLinks::new(),
+                is_expiring <- AtomicTracker::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -525,9 +546,6 @@ impl Bridge {
             source: Address::new(self.names().own().into(), from.app),
             ..*header
         };
-        if header.deadline_ms != 0 {
-            Self::expire_later(self);
-        }
         let back = Target::Endpoint(from.clone());
         if header.kind == Kind::Presence {
             let event = Event::decode(&payload).map_err(|_| Refused::Failed(EINVAL))?;
@@ -578,9 +596,6 @@ impl Bridge {
             }
         }
         header.hops = header.hops.saturating_add(1);
-        if header.deadline_ms != 0 {
-            Self::expire_later(self);
-        }
         let back = Target::Link(link.clone());
         let found = if header.hops > MAX_HOPS {
             Err(Refused::Unreachable(Reason::Hops))
@@ -786,59 +801,6 @@ impl Bridge {
             Err(PushError::Full(message)) => self.bounce(&message, Reason::Quota),
             Err(PushError::Closed(message)) => self.bounce(&message, Reason::PeerGone),
         }
-    }
-
-    /// Sees to it that expired messages come back, soon.
-    fn expire_later(this: &Arc<Self>) {
-        if this.closing.load(Relaxed) {
-            return;
-        }
-        this.delay_begins();
-        let delay = msecs_to_jiffies(EXPIRY_PERIOD);
-        if this.chores.enqueue_delayed(this.clone(), delay).is_err() {
-            // It is under way already.
-            this.delay_ended();
-        }
-    }
-
-    /// Returns expired messages to their senders. Whether others have a deadline still.
-    fn expire(&self) -> bool {
-        let mut more = false;
-        let expire = |inbox: &Inbox| {
-            let (mut expired, rest) = inbox.take_expired();
-            while let Some(message) = expired.pop_front() {
-                self.bounce(&message, Reason::Deadline);
-            }
-            rest
-        };
-        let mut next = self.endpoint_after(None);
-        while let Some(endpoint) = next {
-            more |= expire(&endpoint.inbox);
-            next = self.endpoint_after(Some(&endpoint));
-        }
-        let mut links = self.uplink().map(|link| (u32::MAX, link));
-        if links.is_none() {
-            links = self.guest_from(0);
-        }
-        while let Some((id, link)) = links {
-            more |= expire(&link.inbox);
-            more |= Link::expire(&link);
-            links = self.guest_from(id.wrapping_add(1));
-        }
-        more
-    }
-
-    /// The endpoint behind this one in the table, or the first.
-    fn endpoint_after(&self, last: Option<&Endpoint>) -> Option<Arc<Endpoint>> {
-        let table = self.table.lock();
-        let cursor = match last {
-            None => table.endpoints.cursor_front(),
-            Some(last) => {
-                let behind = (last.app, Principal(last.principal.0 + 1));
-                table.endpoints.cursor_lower_bound(&behind)
-            }
-        };
-        cursor.map(|cursor| cursor.current().1.clone())
     }
 }
 
