@@ -27,7 +27,9 @@ use crate::{
 use kernel::{
     alloc::AllocError,
     fmt,
-    list::{impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListArc, ListLinks, TryNewListArc},
+    list::{
+        impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListArc, ListLinks, TryNewListArc,
+    },
     new_mutex,
     prelude::*,
     str::CString,

@@ -11,8 +11,10 @@ use crate::{
     link::Link,
     message::{Message, Principal, Room},
     policy::{LoadError, Policy},
-    pure::policy::Verdict,
-    pure::route::{route, Above, Names, Origin, Route, VmName},
+    pure::{
+        directory::{Bound, Receiver},
+        route::{Above, Names, Origin, VmName}, //
+    },
     queue::OwnedQueue,
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
 };
@@ -30,9 +32,11 @@ use kernel::{
     workqueue::{new_delayed_work, DelayedWork}, //
 };
 
+mod directory;
 mod expiry;
 mod watch;
 
+use directory::Directory;
 use expiry::Expiring;
 use watch::Notices;
 
@@ -44,8 +48,6 @@ const BRIDGE: Principal = Principal(0);
 pub(crate) struct Endpoint {
     pub(crate) app: AppId,
     pub(crate) principal: Principal,
-    /// Whether others may bind the same App_ID.
-    shared: bool,
     #[pin]
     pub(crate) inbox: Inbox,
     /// Notified when a message was queued.
@@ -78,11 +80,7 @@ impl Endpoint {
 }
 
 /// Who gets a message next.
-#[derive(Clone)]
-pub(crate) enum Target {
-    Endpoint(Arc<Endpoint>),
-    Link(Arc<Link>),
-}
+pub(crate) type Target = Receiver<Arc<Endpoint>, Arc<Link>>;
 
 impl Target {
     pub(crate) fn inbox(&self) -> &Inbox {
@@ -196,11 +194,7 @@ pub(crate) struct Bridge {
 }
 
 struct Table {
-    names: Names,
-    /// By name and then by age.
-    endpoints: RBTree<(AppId, Principal), Arc<Endpoint>>,
-    guests: RBTree<u32, Arc<Link>>,
-    uplink: Option<Arc<Link>>,
+    directory: Directory,
     watches: RBTree<watch::Key, watch::Watch>,
     policy: Arc<Policy>,
 }
@@ -211,90 +205,6 @@ pub(crate) struct Summary {
     pub(crate) uplink: bool,
     pub(crate) links: u32,
     pub(crate) endpoints: u32,
-}
-
-impl Table {
-    /// Every endpoint that has bound an App_ID, the oldest first.
-    fn bound(&self, app: AppId) -> impl Iterator<Item = Arc<Endpoint>> + '_ {
-        let mut from = Principal(0);
-        core::iter::from_fn(move || {
-            let cursor = self.endpoints.cursor_lower_bound(&(app, from))?;
-            let ((name, principal), endpoint) = cursor.current();
-            from = Principal(principal.0 + 1);
-            (*name == app).then(|| endpoint.clone())
-        })
-    }
-}
-
-impl Table {
-    /// The name of a guest of this domain.
-    fn guest_name(&self, vm_id: u32) -> Component {
-        let mvm_ip = self.names.mvm.mvm_ip;
-        VmName { mvm_ip, vm_id }.into()
-    }
-
-    /// The one receiver on this way.
-    fn locate(&self, way: Route, header: &Header) -> Result<Target, Refused> {
-        match way {
-            Route::Local => {
-                let app = header.destination.app;
-                let endpoint = app.and_then(|app| self.bound(app).next());
-                let endpoint = endpoint.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
-                Ok(Target::Endpoint(endpoint))
-            }
-            Route::Guest(id) => {
-                let link = self.guests.get(&id);
-                let link = link.ok_or(Refused::Unreachable(Reason::NoComponent))?;
-                Ok(Target::Link(link.clone()))
-            }
-            Route::Uplink => {
-                let link = self.uplink.as_ref().ok_or(Refused::NotConnected)?;
-                Ok(Target::Link(link.clone()))
-            }
-            // Only a broadcast goes to everybody.
-            Route::LocalAndUplink | Route::LocalAndGuests => {
-                Err(Refused::Unreachable(Reason::NoComponent))
-            }
-            Route::Unreachable(reason) => Err(Refused::Unreachable(reason)),
-        }
-    }
-
-    /// What the rules say of a message between this domain's guests, or one of them and others.
-    ///
-    /// No rule is asked for what stays in this domain, or comes from the management VM above.
-    fn judge(&self, origin: Origin, way: Route, header: &Header, component: Component) -> Verdict {
-        let asked = match origin {
-            Origin::Guest(_) => true,
-            Origin::Local => {
-                matches!(way, Route::Guest(_))
-                    || self.names.above == Above::Nobody && !matches!(way, Route::Local)
-            }
-            Origin::Uplink => false,
-        };
-        // What is no destination is refused for that.
-        if !asked || component == Component::Unspecified {
-            return Verdict::Allow;
-        }
-        let mvm = self.names.mvm;
-        let source = match origin {
-            Origin::Local => Address {
-                component: mvm.into(),
-                ..header.source
-            },
-            _ => header.source,
-        };
-        let destination = Address {
-            component,
-            ..header.destination
-        };
-        self.policy.decide(mvm, &source, &destination, header.kind)
-    }
-
-    /// The broker in this domain that a rule sends a message through.
-    fn broker(&self, app: AppId) -> Option<Target> {
-        let endpoint = self.bound(app).next()?;
-        Some(Target::Endpoint(endpoint))
-    }
 }
 
 impl Bridge {
@@ -310,10 +220,7 @@ impl Bridge {
                 next_watch: Atomic::new(0),
                 table <- new_spinlock_bh!(
                     Table {
-                        names,
-                        endpoints: RBTree::new(),
-                        guests: RBTree::new(),
-                        uplink: None,
+                        directory: Directory::new(names),
                         watches: RBTree::new(),
                         policy,
                     },
@@ -368,17 +275,17 @@ impl Bridge {
     }
 
     pub(crate) fn names(&self) -> Names {
-        self.table.lock().names
+        self.table.lock().directory.names
     }
 
     /// Sets the address of this management VM.
     pub(crate) fn set_mvm_ip(&self, ip: [u8; 16]) {
-        self.table.lock().names.mvm.mvm_ip = ip;
+        self.table.lock().directory.names.mvm.mvm_ip = ip;
     }
 
     /// Sets what is known of the management VM above.
     pub(crate) fn set_above(&self, above: Above) {
-        self.table.lock().names.above = above;
+        self.table.lock().directory.names.above = above;
     }
 
     /// Reads rules and puts them in the place of those that held. If one is wrong, nothing changes.
@@ -395,25 +302,22 @@ impl Bridge {
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let table = self.table.lock();
+        let directory = &self.table.lock().directory;
         Summary {
-            names: table.names,
-            uplink: table.uplink.is_some(),
-            links: table.guests.values().count() as u32,
-            endpoints: table.endpoints.values().count() as u32,
+            names: directory.names,
+            uplink: directory.uplink().is_some(),
+            links: directory.guest_count(),
+            endpoints: directory.endpoint_count(),
         }
     }
 
     /// The link to the guest with the smallest VM_ID from `id` on.
     pub(crate) fn guest_from(&self, id: u32) -> Option<(u32, Arc<Link>)> {
-        let table = self.table.lock();
-        let cursor = table.guests.cursor_lower_bound(&id)?;
-        let (id, link) = cursor.current();
-        Some((*id, link.clone()))
+        self.table.lock().directory.guest_from(id)
     }
 
     pub(crate) fn uplink(&self) -> Option<Arc<Link>> {
-        self.table.lock().uplink.clone()
+        self.table.lock().directory.uplink().cloned()
     }
 
     /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it.
@@ -427,7 +331,6 @@ impl Bridge {
             try_pin_init!(Endpoint {
                 app,
                 principal,
-                shared,
                 inbox <- Inbox::new(),
                 readable: PollCondVarBox::new(c"mgmt_endpoint", kernel::static_lock_class!())?,
                 bridge: self.clone(),
@@ -436,16 +339,20 @@ impl Bridge {
             }),
             GFP_KERNEL,
         )?;
-        let node = RBTreeNode::new((app, principal), endpoint.clone(), GFP_KERNEL)?;
+        let bound = Bound {
+            endpoint: endpoint.clone(),
+            shared,
+        };
+        let entry = RBTreeNode::new((app, principal.0), bound, GFP_KERNEL)?;
         let mut table = self.table.lock();
-        if table.bound(app).any(|other| !(shared && other.shared)) {
+        if !table.directory.may_bind(app, shared) {
             return Err(EADDRINUSE);
         }
         let mut notices = Notices::default();
-        if table.bound(app).next().is_none() {
+        if table.directory.first(app).is_none() {
             table.tell_local(app, Event::Up, &mut notices);
         }
-        table.endpoints.insert(node);
+        table.directory.bind(entry);
         drop(table);
         self.tell(notices);
         Ok(endpoint)
@@ -453,16 +360,16 @@ impl Bridge {
 
     /// Frees the App_ID; what the endpoint had not read goes back to its senders.
     pub(crate) fn unbind(&self, endpoint: &Endpoint) {
-        let key = (endpoint.app, endpoint.principal);
+        let key = (endpoint.app, endpoint.principal.0);
         let mut notices = Notices::default();
         let mut table = self.table.lock();
-        let node = table.endpoints.remove_node(&key);
+        let entry = table.directory.unbind(&key);
         table.end_watches_of(endpoint.principal, &mut notices);
-        if table.bound(endpoint.app).next().is_none() {
+        if table.directory.first(endpoint.app).is_none() {
             table.tell_local(endpoint.app, Event::Down, &mut notices);
         }
         drop(table);
-        drop(node);
+        drop(entry);
         self.tell(notices);
         let mut left = endpoint.inbox.close();
         endpoint.readable.notify_all();
@@ -474,25 +381,18 @@ impl Bridge {
     /// Makes a link known. If there is one to the same domain already, `EEXIST`.
     pub(crate) fn add_link(&self, link: &Arc<Link>) -> Result {
         let mut notices = Notices::default();
-        let node = match link.origin {
+        let entry = match link.origin {
             Origin::Guest(id) => Some(RBTreeNode::new(id, link.clone(), GFP_KERNEL)?),
             _ => None,
         };
         let mut table = self.table.lock();
-        match (link.origin, node) {
-            (Origin::Guest(id), Some(node)) => {
-                if table.guests.get(&id).is_some() {
-                    return Err(EEXIST);
-                }
-                table.guests.insert(node);
-            }
-            (Origin::Uplink, None) => {
-                if table.uplink.is_some() {
-                    return Err(EEXIST);
-                }
-                table.uplink = Some(link.clone());
-            }
-            _ => return Err(EINVAL),
+        let directory = &mut table.directory;
+        if directory.link(link.origin).is_some() {
+            return Err(EEXIST);
+        }
+        match entry {
+            Some(entry) => directory.add_guest(entry),
+            None => directory.set_uplink(link.clone()),
         }
         table.ask_link(link, &mut notices);
         drop(table);
@@ -504,27 +404,20 @@ impl Bridge {
     pub(crate) fn remove_link(&self, link: &Arc<Link>) {
         let mut notices = Notices::default();
         let mut table = self.table.lock();
-        let known = match link.origin {
-            Origin::Guest(id) => table.guests.get(&id),
-            Origin::Uplink => table.uplink.as_ref(),
-            Origin::Local => None,
-        };
+        let known = table.directory.link(link.origin);
         if !known.is_some_and(|known| Arc::ptr_eq(known, link)) {
             return;
         }
         table.tell_link_gone(link.origin, &mut notices);
-        let node = match link.origin {
-            Origin::Guest(id) => table.guests.remove_node(&id),
+        let entry = match link.origin {
+            Origin::Guest(id) => table.directory.remove_guest(id),
             _ => {
-                table.uplink = None;
-                if let Above::Connected { .. } = table.names.above {
-                    table.names.above = Above::Disconnected;
-                }
+                table.directory.remove_uplink();
                 None
             }
         };
         drop(table);
-        drop(node);
+        drop(entry);
         self.tell(notices);
     }
 
@@ -661,23 +554,12 @@ impl Bridge {
     /// far as the rules allow.
     fn find(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
         let table = self.table.lock();
-        let (way, component) = route(&table.names, origin, &header.destination.component);
-        match table.judge(origin, way, header, component) {
-            Verdict::Allow => Ok((table.locate(way, header)?, component)),
-            Verdict::Deny => Err(Refused::Unreachable(Reason::Denied)),
-            Verdict::Through(broker) => {
-                let broker = table.broker(broker);
-                let broker = broker.ok_or(Refused::Unreachable(Reason::NoEndpoint))?;
-                Ok((broker, component))
-            }
-        }
+        Ok(table.directory.find(&*table.policy, origin, header)?)
     }
 
     /// As [`Bridge::find`], for what no rule forbids: a bridge's own words to who asked for them.
     fn find_asker(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
-        let table = self.table.lock();
-        let (way, component) = route(&table.names, origin, &header.destination.component);
-        Ok((table.locate(way, header)?, component))
+        Ok(self.table.lock().directory.find_asker(origin, header)?)
     }
 
     /// Makes the copies of a broadcast, for every receiver but the sender.
@@ -738,47 +620,12 @@ impl Bridge {
     ) -> Result<KVec<(Target, Component)>, Refused> {
         let mut targets = KVec::new();
         let table = self.table.lock();
-        let names = &table.names;
-        let (way, component) = route(names, origin, &header.destination.component);
-        // Where a rule forbids it, nobody is told: a broadcast is to whom it may reach.
-        let mut add = |way, target, component| {
-            let target = match table.judge(origin, way, header, component) {
-                Verdict::Allow => target,
-                Verdict::Deny => return Ok(()),
-                Verdict::Through(broker) => match table.broker(broker) {
-                    Some(broker) => broker,
-                    None => return Ok(()),
-                },
-            };
+        let add = |target, component| {
             let pushed = targets.push((target, component), GFP_ATOMIC);
             pushed.map_err(|e| Refused::Failed(e.into()))
         };
-        let local = match way {
-            Route::Local => Some(component),
-            Route::LocalAndUplink => Some(names.own().into()),
-            Route::LocalAndGuests => Some(names.mvm.into()),
-            _ => None,
-        };
-        if let (Some(component), Some(app)) = (local, header.destination.app) {
-            for endpoint in table.bound(app).filter(|e| e.principal != sender) {
-                add(Route::Local, Target::Endpoint(endpoint), component)?;
-            }
-        }
-        match way {
-            Route::Local => {}
-            Route::Guest(_) | Route::Uplink => add(way, table.locate(way, header)?, component)?,
-            Route::LocalAndUplink => {
-                add(way, table.locate(Route::Uplink, header)?, component)?;
-            }
-            Route::LocalAndGuests => {
-                let others = table.guests.iter();
-                for (&id, link) in others.filter(|(_, link)| link.origin != origin) {
-                    let target = Target::Link(link.clone());
-                    add(Route::Guest(id), target, table.guest_name(id))?;
-                }
-            }
-            Route::Unreachable(reason) => return Err(Refused::Unreachable(reason)),
-        }
+        let directory = &table.directory;
+        directory.find_all(&*table.policy, origin, header, sender.0, add)?;
         Ok(targets)
     }
 

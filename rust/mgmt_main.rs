@@ -13,7 +13,7 @@
 //!    |
 //!   mgmt_front, mgmt_back    the xenbus drivers that set a channel up
 //!
-//!   pure         routing, ring arithmetic, shares: no kernel, tested on the host
+//!   pure         routing, directory, ring arithmetic, shares: no kernel, tested on the host
 //!   wire         the message format, the same in userspace
 //!   xen          safe abstractions of xenbus, grants, event channels
 //! ```

@@ -5,7 +5,8 @@
 use crate::{
     link::Counter,
     pure::{
-        policy::{BuiltIn, Cause, Entry, Party, Rule, RuleError, Rules, Table, Verdict, MAX_TEXT},
+        directory,
+        policy::{BuiltIn, Cause, Entry, Rule, RuleError, Rules, Table, Verdict, MAX_TEXT},
         route::VmName, //
     },
     wire::{Address, Kind}, //
@@ -68,32 +69,6 @@ impl Policy {
         )?)
     }
 
-    /// What happens with a message between these, on the platform of `mvm`.
-    pub(crate) fn decide(
-        &self,
-        mvm: VmName,
-        source: &Address,
-        destination: &Address,
-        kind: Kind,
-    ) -> Verdict {
-        let parties = (
-            Party::new(mvm, source, None),
-            Party::new(mvm, destination, None),
-        );
-        let (Some(source), Some(destination)) = parties else {
-            return Verdict::Deny;
-        };
-        let decision = self.table.decide(&source, &destination, kind);
-        let counter = match decision.cause {
-            Cause::Rule(number) => self.hits.get(usize::from(number)),
-            Cause::BuiltIn(which) => self.built_in_hits.get(which as usize),
-        };
-        if let Some(counter) = counter {
-            counter.add(1);
-        }
-        decision.verdict
-    }
-
     pub(crate) fn text(&self) -> &[u8] {
         &self.text
     }
@@ -112,5 +87,21 @@ impl Policy {
     /// How often a built-in rule has decided.
     pub(crate) fn built_in(&self, number: usize) -> Option<u64> {
         Some(self.built_in_hits.get(number)?.get())
+    }
+}
+
+impl directory::Rules for Policy {
+    fn decide(&self, mvm: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict {
+        let Some(decision) = self.table.decide_between(mvm, source, destination, kind) else {
+            return Verdict::Deny;
+        };
+        let counter = match decision.cause {
+            Cause::Rule(number) => self.hits.get(usize::from(number)),
+            Cause::BuiltIn(which) => self.built_in_hits.get(which as usize),
+        };
+        if let Some(counter) = counter {
+            counter.add(1);
+        }
+        decision.verdict
     }
 }

@@ -91,22 +91,12 @@ impl Notices {
 }
 
 impl Table {
-    /// The name of this domain in what it tells an asker that is to be reached like this.
-    fn told_as(&self, way: Route, component: Component) -> Option<Component> {
-        match way {
-            Route::Local => Some(component),
-            Route::LocalAndUplink => Some(self.names.own().into()),
-            Route::LocalAndGuests => Some(self.names.mvm.into()),
-            _ => None,
-        }
-    }
-
     /// Tells the askers that an App_ID of this domain came or went.
     pub(super) fn tell_local(&self, app: AppId, event: Event, notices: &mut Notices) {
         let of_app = self.watches.iter().filter(|((name, _), _)| *name == app);
         for (_, watch) in of_app {
-            let (way, component) = route(&self.names, watch.origin, &watch.component);
-            if let Some(own) = self.told_as(way, component) {
+            let (way, component) = route(&self.directory.names, watch.origin, &watch.component);
+            if let Some(own) = self.directory.names.local(way, component) {
                 notices.add(watch.notice(own, app, event));
             }
         }
@@ -118,24 +108,25 @@ impl Table {
             source: watch.subscriber,
             ..Header::new(Kind::Presence, Address::new(component, app), 0)
         };
-        self.judge(watch.origin, way, &header, component) == Verdict::Allow
+        let (rules, from) = (&*self.policy, watch.origin);
+        self.directory.judge(rules, from, way, &header, component) == Verdict::Allow
     }
 
     /// Passes a watch, or its end, on to where it applies; and tells at once what is known here.
     fn spread(&self, app: AppId, watch: &Watch, event: Event, notices: &mut Notices) {
-        let (way, component) = route(&self.names, watch.origin, &watch.component);
+        let (way, component) = route(&self.directory.names, watch.origin, &watch.component);
         let asks = event == Event::Watch;
-        let pass = |link, component| watch.passed(link, component, app, event);
-        if let Some(own) = self.told_as(way, component).filter(|_| asks) {
-            if self.bound(app).next().is_some() {
+        let pass = |link: &Arc<Link>, component| watch.passed(link, component, app, event);
+        if let Some(own) = self.directory.names.local(way, component).filter(|_| asks) {
+            if self.directory.first(app).is_some() {
                 notices.add(watch.notice(own, app, Event::Up));
             } else if way == Route::Local {
                 notices.add(watch.notice(own, app, Event::Down));
             }
         }
         let one = match way {
-            Route::Guest(id) => Some(self.guests.get(&id)),
-            Route::Uplink => Some(self.uplink.as_ref()),
+            Route::Guest(id) => Some(self.directory.guest(id)),
+            Route::Uplink => Some(self.directory.uplink()),
             _ => None,
         };
         match one {
@@ -145,16 +136,16 @@ impl Table {
             _ => {}
         }
         if way == Route::LocalAndUplink {
-            if let Some(link) = &self.uplink {
+            if let Some(link) = self.directory.uplink() {
                 notices.add(pass(link, component));
             }
         }
         if way == Route::LocalAndGuests {
-            for (&id, link) in self.guests.iter() {
-                let name = self.guest_name(id);
+            for (id, link) in self.directory.guests() {
+                let name = self.directory.names.guest(id);
                 if link.origin != watch.origin && self.may_watch(app, watch, Route::Guest(id), name)
                 {
-                    notices.add(pass(link, name));
+                    notices.add(pass(&link, name));
                 }
             }
         }
@@ -186,17 +177,18 @@ impl Table {
 
     /// A channel came: asks there for those who want to know.
     pub(super) fn ask_link(&self, link: &Arc<Link>, notices: &mut Notices) {
+        let names = &self.directory.names;
         for ((app, _), watch) in self.watches.iter() {
             if watch.origin == link.origin {
                 continue;
             }
-            let (way, component) = route(&self.names, watch.origin, &watch.component);
+            let (way, component) = route(names, watch.origin, &watch.component);
             let component = match (way, link.origin) {
                 (Route::Guest(id), Origin::Guest(new)) if id == new => component,
                 (Route::LocalAndGuests, Origin::Guest(new))
-                    if self.may_watch(*app, watch, Route::Guest(new), self.guest_name(new)) =>
+                    if self.may_watch(*app, watch, Route::Guest(new), names.guest(new)) =>
                 {
-                    self.guest_name(new)
+                    names.guest(new)
                 }
                 (Route::Uplink | Route::LocalAndUplink, Origin::Uplink) => component,
                 _ => continue,
@@ -208,7 +200,7 @@ impl Table {
     /// A channel went, with all that was up behind it, and all who asked from there.
     pub(super) fn tell_link_gone(&mut self, origin: Origin, notices: &mut Notices) {
         self.end_watches(|watch| watch.origin == origin, notices);
-        let names = self.names;
+        let names = self.directory.names;
         for ((app, _), watch) in self.watches.iter_mut() {
             let mut i = 0;
             while let Some(&component) = watch.up.get(i) {
@@ -251,12 +243,15 @@ impl Bridge {
         let node = RBTreeNode::new(key, watch, GFP_ATOMIC).map_err(Refused::Failed)?;
         let mut notices = Notices::default();
         let mut table = self.table.lock();
-        let (way, name) = route(&table.names, origin, &component);
+        let (way, name) = route(&table.directory.names, origin, &component);
         if let Route::Unreachable(reason) = way {
             return Err(Refused::Unreachable(reason));
         }
         let everywhere = matches!(way, Route::LocalAndGuests | Route::LocalAndUplink);
-        if !everywhere && table.judge(origin, way, header, name) != Verdict::Allow {
+        let directory = &table.directory;
+        if !everywhere
+            && directory.judge(&*table.policy, origin, way, header, name) != Verdict::Allow
+        {
             return Err(Refused::Unreachable(Reason::Denied));
         }
         let same = |watch: &Watch| {
@@ -305,7 +300,7 @@ impl Bridge {
         };
         let mut asked = false;
         let mut table = self.table.lock();
-        let names = table.names;
+        let names = table.directory.names;
         let of_app = table.watches.iter_mut();
         for (_, watch) in of_app.filter(|((name, _), _)| *name == app) {
             let (way, component) = route(&names, watch.origin, &watch.component);

@@ -6,7 +6,10 @@
 
 #![cfg_attr(not(test), no_std)]
 
+extern crate alloc;
+
 pub use mgmt_wire as wire;
 
+mod map;
 #[path = "mod.rs"]
 pub mod pure;

@@ -55,6 +55,23 @@ impl Names {
             Above::Nobody | Above::Disconnected => self.mvm,
         }
     }
+
+    /// The name of this domain's endpoints on this way, if it leads to them. `component` is where
+    /// the message goes.
+    pub fn local(&self, way: Route, component: Component) -> Option<Component> {
+        match way {
+            Route::Local => Some(component),
+            Route::LocalAndUplink => Some(self.own().into()),
+            Route::LocalAndGuests => Some(self.mvm.into()),
+            _ => None,
+        }
+    }
+
+    /// The name of a guest of this domain.
+    pub fn guest(&self, vm_id: u32) -> Component {
+        let mvm_ip = self.mvm.mvm_ip;
+        VmName { mvm_ip, vm_id }.into()
+    }
 }
 
 /// Which way a message came into this bridge.
@@ -152,11 +169,7 @@ fn to_vm(names: &Names, origin: Origin, name: VmName) -> (Route, Component) {
 }
 
 fn to_guest(names: &Names, vm_id: u32) -> (Route, Component) {
-    let name = VmName {
-        mvm_ip: names.mvm.mvm_ip,
-        vm_id,
-    };
-    (Route::Guest(vm_id), name.into())
+    (Route::Guest(vm_id), names.guest(vm_id))
 }
 
 #[cfg(test)]

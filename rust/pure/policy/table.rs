@@ -17,7 +17,10 @@ use super::{
     Pattern,
     Rule, //
 };
-use crate::wire::{AppId, Kind};
+use crate::{
+    pure::route::VmName,
+    wire::{Address, AppId, Kind}, //
+};
 use core::ops::{Deref, DerefMut};
 
 /// The most rules of a table.
@@ -252,6 +255,20 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
             }
         }
         decision
+    }
+
+    /// As [`Table::decide`], for addresses that a bridge stamped or resolved, on the platform of the
+    /// management VM `mvm`. `None` if one of them is no such address.
+    pub fn decide_between(
+        &self,
+        mvm: VmName,
+        source: &Address,
+        destination: &Address,
+        kind: Kind,
+    ) -> Option<Decision> {
+        let source = Party::new(mvm, source, None)?;
+        let destination = Party::new(mvm, destination, None)?;
+        Some(self.decide(&source, &destination, kind))
     }
 
     fn decide_one_way(&self, source: &Party, destination: &Party, kind: Kind) -> Decision {

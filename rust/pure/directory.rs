@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who is here: the endpoints of this domain and the links to others, and which of them a message
+//! goes to.
+//!
+//! To find one receiver takes time that grows with the logarithm of their number; to find all of a
+//! broadcast, with the number found. The module keeps its directory in red-black trees, behind a
+//! lock; tests and benchmarks keep the same one in B-trees.
+
+use super::{
+    policy::Verdict,
+    route::{route, Above, Names, Origin, Route, VmName}, //
+};
+use crate::wire::{Address, AppId, Component, Header, Kind, Reason};
+
+/// An ordered map. Who uses it allocates and frees its entries, where no lock is held.
+pub trait Map<K: Copy + Ord, V: Clone>: Default {
+    /// A key, its value, and the memory for both.
+    type Entry;
+
+    /// What stands under this key.
+    fn get(&self, key: &K) -> Option<&V>;
+
+    /// What stands under the smallest key that is not less than this one.
+    fn lower_bound(&self, key: &K) -> Option<(K, V)>;
+
+    /// Adds an entry, and returns the one that had its key.
+    fn insert(&mut self, entry: Self::Entry) -> Option<Self::Entry>;
+
+    /// Takes an entry out.
+    fn remove(&mut self, key: &K) -> Option<Self::Entry>;
+}
+
+/// What a directory is made of.
+pub trait Parts {
+    /// Somebody in this domain who has bound an App_ID.
+    type Endpoint: Clone;
+    /// A channel to another domain.
+    type Link: Clone;
+    /// Where they stand.
+    type Map<K: Copy + Ord, V: Clone>: Map<K, V>;
+}
+
+/// The rules of who may talk to whom.
+pub trait Rules {
+    /// What happens with a message between these, on the platform of `mvm`.
+    fn decide(&self, mvm: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict;
+}
+
+/// Who gets a message next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receiver<E, L> {
+    /// Somebody in this domain.
+    Endpoint(E),
+    /// The domain at the other end.
+    Link(L),
+}
+
+/// A receiver in the directory of these parts.
+pub type ReceiverOf<P> = Receiver<<P as Parts>::Endpoint, <P as Parts>::Link>;
+
+/// Why a message has no receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoReceiver {
+    /// The destination is not there, or no rule allows it.
+    Unreachable(Reason),
+    /// It is beyond the management VM, to which there is no channel.
+    NotConnected,
+}
+
+/// By name, and then by age: a number that is larger for who came later.
+pub type EndpointKey = (AppId, u64);
+
+/// An endpoint and how it has bound its App_ID.
+#[derive(Clone, Copy)]
+pub struct Bound<E> {
+    /// Who it is.
+    pub endpoint: E,
+    /// Whether others may bind it too.
+    pub shared: bool,
+}
+
+type Endpoints<P> = <P as Parts>::Map<EndpointKey, Bound<<P as Parts>::Endpoint>>;
+type Guests<P> = <P as Parts>::Map<u32, <P as Parts>::Link>;
+
+/// An entry for an endpoint.
+pub type EndpointEntry<P> =
+    <Endpoints<P> as Map<EndpointKey, Bound<<P as Parts>::Endpoint>>>::Entry;
+/// An entry for the link to a guest, under its VM_ID.
+pub type GuestEntry<P> = <Guests<P> as Map<u32, <P as Parts>::Link>>::Entry;
+
+/// Endpoints and links, by their names.
+///
+/// # Invariants
+///
+/// Those who have bound the same App_ID all share it, or there is one. The counts are those of the
+/// maps.
+pub struct Directory<P: Parts> {
+    /// What this domain is called.
+    pub names: Names,
+    endpoints: Endpoints<P>,
+    endpoint_count: u32,
+    guests: Guests<P>,
+    guest_count: u32,
+    uplink: Option<P::Link>,
+}
+
+impl<P: Parts> Directory<P> {
+    /// The directory of the domain with these names, in which nobody is yet.
+    pub fn new(names: Names) -> Self {
+        Self {
+            names,
+            endpoints: Default::default(),
+            endpoint_count: 0,
+            guests: Default::default(),
+            guest_count: 0,
+            uplink: None,
+        }
+    }
+
+    /// How many endpoints there are.
+    pub fn endpoint_count(&self) -> u32 {
+        self.endpoint_count
+    }
+
+    /// How many guests have a link.
+    pub fn guest_count(&self) -> u32 {
+        self.guest_count
+    }
+
+    /// Whether an App_ID may be bound.
+    pub fn may_bind(&self, app: AppId, shared: bool) -> bool {
+        let first = self.endpoints.lower_bound(&(app, 0));
+        first.is_none_or(|((name, _), first)| name != app || shared && first.shared)
+    }
+
+    /// Adds an endpoint that [`Directory::may_bind`].
+    pub fn bind(&mut self, entry: EndpointEntry<P>) {
+        if self.endpoints.insert(entry).is_none() {
+            self.endpoint_count += 1;
+        }
+    }
+
+    /// Forgets an endpoint.
+    pub fn unbind(&mut self, key: &EndpointKey) -> Option<EndpointEntry<P>> {
+        let entry = self.endpoints.remove(key)?;
+        self.endpoint_count -= 1;
+        Some(entry)
+    }
+
+    /// Every endpoint that has bound an App_ID, the oldest first.
+    fn bound(&self, app: AppId) -> impl Iterator<Item = (u64, P::Endpoint)> + '_ {
+        let mut from = Some(0);
+        core::iter::from_fn(move || {
+            let ((name, number), bound) = self.endpoints.lower_bound(&(app, from?))?;
+            from = number.checked_add(1);
+            (name == app).then_some((number, bound.endpoint))
+        })
+    }
+
+    /// The endpoint that gets what is sent to one that has bound an App_ID: the oldest.
+    pub fn first(&self, app: AppId) -> Option<P::Endpoint> {
+        self.bound(app).next().map(|(_, endpoint)| endpoint)
+    }
+
+    /// The link that messages from there come in by.
+    pub fn link(&self, origin: Origin) -> Option<&P::Link> {
+        match origin {
+            Origin::Local => None,
+            Origin::Guest(vm_id) => self.guest(vm_id),
+            Origin::Uplink => self.uplink(),
+        }
+    }
+
+    /// The link to a guest.
+    pub fn guest(&self, vm_id: u32) -> Option<&P::Link> {
+        self.guests.get(&vm_id)
+    }
+
+    /// The link to the guest with the smallest VM_ID from this one on.
+    pub fn guest_from(&self, vm_id: u32) -> Option<(u32, P::Link)> {
+        self.guests.lower_bound(&vm_id)
+    }
+
+    /// The links to all guests.
+    pub fn guests(&self) -> impl Iterator<Item = (u32, P::Link)> + '_ {
+        let mut from = Some(0);
+        core::iter::from_fn(move || {
+            let (vm_id, link) = self.guest_from(from?)?;
+            from = vm_id.checked_add(1);
+            Some((vm_id, link))
+        })
+    }
+
+    /// Adds the link to a guest that has none.
+    pub fn add_guest(&mut self, entry: GuestEntry<P>) {
+        if self.guests.insert(entry).is_none() {
+            self.guest_count += 1;
+        }
+    }
+
+    /// Forgets the link to a guest.
+    pub fn remove_guest(&mut self, vm_id: u32) -> Option<GuestEntry<P>> {
+        let entry = self.guests.remove(&vm_id)?;
+        self.guest_count -= 1;
+        Some(entry)
+    }
+
+    /// The link to the management VM.
+    pub fn uplink(&self) -> Option<&P::Link> {
+        self.uplink.as_ref()
+    }
+
+    /// Adds the link to the management VM.
+    pub fn set_uplink(&mut self, link: P::Link) {
+        self.uplink = Some(link);
+    }
+
+    /// Forgets the link to the management VM, and what that called this domain.
+    pub fn remove_uplink(&mut self) {
+        self.uplink = None;
+        if let Above::Connected { .. } = self.names.above {
+            self.names.above = Above::Disconnected;
+        }
+    }
+
+    /// Finds the receiver of a message to one, and the name that its component is to carry, as far
+    /// as the rules allow.
+    pub fn find(
+        &self,
+        rules: &impl Rules,
+        origin: Origin,
+        header: &Header,
+    ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
+        let (way, component) = route(&self.names, origin, &header.destination.component);
+        let receiver = match self.judge(rules, origin, way, header, component) {
+            Verdict::Allow => self.locate(way, header.destination.app)?,
+            Verdict::Deny => return Err(NoReceiver::Unreachable(Reason::Denied)),
+            Verdict::Through(broker) => self.locate(Route::Local, Some(broker))?,
+        };
+        Ok((receiver, component))
+    }
+
+    /// As [`Directory::find`], for what no rule forbids: a bridge's own words to who asked for
+    /// them.
+    pub fn find_asker(
+        &self,
+        origin: Origin,
+        header: &Header,
+    ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
+        let (way, component) = route(&self.names, origin, &header.destination.component);
+        Ok((self.locate(way, header.destination.app)?, component))
+    }
+
+    /// Finds every receiver of a broadcast but the endpoint with the number of the sender, and the
+    /// name of the component of each.
+    /// Ends with the first error of `found`.
+    pub fn find_all<E: From<NoReceiver>>(
+        &self,
+        rules: &impl Rules,
+        origin: Origin,
+        header: &Header,
+        sender: u64,
+        mut found: impl FnMut(ReceiverOf<P>, Component) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (way, component) = route(&self.names, origin, &header.destination.component);
+        // Where a rule forbids it, nobody is told: a broadcast is to whom it may reach.
+        let mut add = |way, receiver, component| {
+            let receiver = match self.judge(rules, origin, way, header, component) {
+                Verdict::Allow => receiver,
+                Verdict::Deny => return Ok(()),
+                Verdict::Through(broker) => match self.first(broker) {
+                    Some(broker) => Receiver::Endpoint(broker),
+                    None => return Ok(()),
+                },
+            };
+            found(receiver, component)
+        };
+        let app = header.destination.app;
+        if let (Some(component), Some(app)) = (self.names.local(way, component), app) {
+            for (_, endpoint) in self.bound(app).filter(|(number, _)| *number != sender) {
+                add(Route::Local, Receiver::Endpoint(endpoint), component)?;
+            }
+        }
+        match way {
+            Route::Local => {}
+            Route::Guest(_) | Route::Uplink => add(way, self.locate(way, app)?, component)?,
+            Route::LocalAndUplink => add(way, self.locate(Route::Uplink, app)?, component)?,
+            Route::LocalAndGuests => {
+                let others = self.guests().filter(|(id, _)| origin != Origin::Guest(*id));
+                for (id, link) in others {
+                    add(Route::Guest(id), Receiver::Link(link), self.names.guest(id))?;
+                }
+            }
+            Route::Unreachable(reason) => return Err(NoReceiver::Unreachable(reason).into()),
+        }
+        Ok(())
+    }
+
+    /// What the rules say of a message between this domain's guests, or one of them and others.
+    ///
+    /// No rule is asked for what stays in this domain, or comes from the management VM above.
+    pub fn judge(
+        &self,
+        rules: &impl Rules,
+        origin: Origin,
+        way: Route,
+        header: &Header,
+        component: Component,
+    ) -> Verdict {
+        let asked = match origin {
+            Origin::Guest(_) => true,
+            Origin::Local => {
+                matches!(way, Route::Guest(_))
+                    || self.names.above == Above::Nobody && !matches!(way, Route::Local)
+            }
+            Origin::Uplink => false,
+        };
+        // What is no destination is refused for that.
+        if !asked || component == Component::Unspecified {
+            return Verdict::Allow;
+        }
+        let mvm = self.names.mvm;
+        let source = match origin {
+            Origin::Local => Address {
+                component: mvm.into(),
+                ..header.source
+            },
+            _ => header.source,
+        };
+        let destination = Address {
+            component,
+            ..header.destination
+        };
+        rules.decide(mvm, &source, &destination, header.kind)
+    }
+
+    /// The one receiver on this way.
+    fn locate(&self, way: Route, app: Option<AppId>) -> Result<ReceiverOf<P>, NoReceiver> {
+        match way {
+            Route::Local => {
+                let endpoint = app.and_then(|app| self.first(app));
+                let endpoint = endpoint.ok_or(NoReceiver::Unreachable(Reason::NoEndpoint))?;
+                Ok(Receiver::Endpoint(endpoint))
+            }
+            Route::Guest(id) => {
+                let link = self.guest(id);
+                let link = link.ok_or(NoReceiver::Unreachable(Reason::NoComponent))?;
+                Ok(Receiver::Link(link.clone()))
+            }
+            Route::Uplink => {
+                let link = self.uplink().ok_or(NoReceiver::NotConnected)?;
+                Ok(Receiver::Link(link.clone()))
+            }
+            // Only a broadcast goes to everybody.
+            Route::LocalAndUplink | Route::LocalAndGuests => {
+                Err(NoReceiver::Unreachable(Reason::NoComponent))
+            }
+            Route::Unreachable(reason) => Err(NoReceiver::Unreachable(reason)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#![cfg(not(loom))]
+
+mod cost;
+mod model;
+
+use super::*;
+use std::collections::BTreeMap;
+
+/// Between whom and of what kind a message is that the rules are asked about.
+type Asked = (Component, Component, Kind);
+/// From where a message comes and to whom; between whom the rules are asked about it, if they are.
+type Case = (Origin, Component, Option<(Component, Component)>);
+
+/// Endpoints and links are told apart by numbers.
+struct Numbers;
+
+impl Parts for Numbers {
+    type Endpoint = u64;
+    type Link = u32;
+    type Map<K: Copy + Ord, V: Clone> = BTreeMap<K, V>;
+}
+
+const MVM: VmName = VmName {
+    mvm_ip: [1; 16],
+    vm_id: 0,
+};
+const NAMES: Names = Names {
+    mvm: MVM,
+    above: Above::Nobody,
+};
+/// The number of the uplink: no guest has it.
+const UPLINK: u32 = u32::MAX;
+
+fn app(number: u64) -> AppId {
+    AppId::new(format!("App{number}").as_bytes()).unwrap()
+}
+
+fn guest(vm_id: u32) -> Component {
+    NAMES.guest(vm_id)
+}
+
+fn entry(app: AppId, number: u64, shared: bool) -> (EndpointKey, Bound<u64>) {
+    let bound = Bound {
+        endpoint: number,
+        shared,
+    };
+    ((app, number), bound)
+}
+
+fn to(app: AppId, component: Component) -> Header {
+    Header::new(Kind::Data, Address::new(component, app), 0)
+}
+
+/// Says the same of everything, and keeps what it was asked.
+struct Always(Verdict, std::cell::RefCell<Vec<Asked>>);
+
+impl Always {
+    fn new(verdict: Verdict) -> Self {
+        Self(verdict, Default::default())
+    }
+}
+
+impl Rules for Always {
+    fn decide(&self, _: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict {
+        let asked = (source.component, destination.component, kind);
+        self.1.borrow_mut().push(asked);
+        self.0
+    }
+}
+
+/// One endpoint, and two guests with this domain's verdict about what passes between them.
+fn small() -> Directory<Numbers> {
+    let mut directory = Directory::new(NAMES);
+    directory.bind(entry(app(1), 7, false));
+    directory.add_guest((3, 3));
+    directory.add_guest((5, 5));
+    directory
+}
+
+#[test]
+fn rules_are_asked_about_guests_and_with_resolved_names() {
+    let directory = small();
+    let cases: &[Case] = &[
+        (Origin::Local, Component::SelfDomain, None),
+        (Origin::Local, Component::Mvm, None),
+        (Origin::Local, guest(3), Some((MVM.into(), guest(3)))),
+        (
+            Origin::Guest(3),
+            Component::Mvm,
+            Some((guest(3), MVM.into())),
+        ),
+        (Origin::Guest(3), guest(5), Some((guest(3), guest(5)))),
+        (
+            Origin::Guest(3),
+            Component::SelfDomain,
+            Some((guest(3), guest(3))),
+        ),
+        (Origin::Uplink, MVM.into(), None),
+        // What is no destination is refused for that.
+        (Origin::Guest(3), Component::Unspecified, None),
+    ];
+    for &(origin, component, asked) in cases {
+        let rules = Always::new(Verdict::Deny);
+        let mut header = to(app(1), component);
+        if let Origin::Guest(id) = origin {
+            header.source = Address::new(guest(id), app(9));
+        }
+        let found = directory.find(&rules, origin, &header);
+        let denied = found == Err(NoReceiver::Unreachable(Reason::Denied));
+        assert_eq!(denied, asked.is_some(), "{origin:?} {component:?}");
+        let expected: Vec<Asked> = asked.iter().map(|&(a, b)| (a, b, Kind::Data)).collect();
+        assert_eq!(*rules.1.borrow(), expected, "{origin:?} {component:?}");
+    }
+}
+
+#[test]
+fn a_rule_sends_through_a_broker_of_this_domain_or_nowhere() {
+    let directory = small();
+    let header = to(app(2), guest(5));
+    let find = |broker| {
+        let rules = Always::new(Verdict::Through(broker));
+        directory.find(&rules, Origin::Guest(3), &header)
+    };
+    assert_eq!(find(app(1)), Ok((Receiver::Endpoint(7), guest(5))));
+    let nobody = NoReceiver::Unreachable(Reason::NoEndpoint);
+    assert_eq!(find(app(2)), Err(nobody));
+}
+
+#[test]
+fn what_leads_up_needs_a_channel_and_loses_its_name_with_it() {
+    let own = VmName {
+        mvm_ip: [2; 16],
+        vm_id: 7,
+    };
+    let above = Above::Connected { own, mvm_id: 0 };
+    let mut directory = Directory::<Numbers>::new(Names { mvm: MVM, above });
+    let header = to(app(1), Component::Mvm);
+    let find = |directory: &Directory<Numbers>| {
+        let found = directory.find_asker(Origin::Local, &header);
+        found.map(|(receiver, _)| receiver)
+    };
+    assert_eq!(find(&directory), Err(NoReceiver::NotConnected));
+    directory.set_uplink(UPLINK);
+    assert_eq!(find(&directory), Ok(Receiver::Link(UPLINK)));
+    assert_eq!(directory.link(Origin::Uplink), Some(&UPLINK));
+    directory.remove_uplink();
+    assert_eq!(find(&directory), Err(NoReceiver::NotConnected));
+    assert_eq!(directory.names.above, Above::Disconnected);
+}

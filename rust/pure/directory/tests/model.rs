@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Compares a directory with plain lists, whatever comes and goes.
+
+use super::*;
+use proptest::{collection::vec, prelude::*};
+
+type Found = Receiver<u64, u32>;
+
+/// Something comes or goes, or a message is sent.
+#[derive(Clone, Debug)]
+enum Step {
+    Bind(u64, bool),
+    Unbind(usize),
+    AddGuest(u32),
+    RemoveGuest(u32),
+    Uplink(bool),
+    Send(Origin, Component, u64),
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(Origin::Local),
+        Just(Origin::Uplink),
+        (0u32..6).prop_map(Origin::Guest),
+    ]
+}
+
+fn component() -> impl Strategy<Value = Component> {
+    prop_oneof![
+        Just(Component::SelfDomain),
+        Just(Component::Mvm),
+        Just(Component::Platform),
+        (0u32..6).prop_map(guest),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let send = (origin(), component(), 0u64..4);
+    prop_oneof![
+        (0u64..4, any::<bool>()).prop_map(|(app, shared)| Step::Bind(app, shared)),
+        (0usize..1000).prop_map(Step::Unbind),
+        (1u32..6).prop_map(Step::AddGuest),
+        (1u32..6).prop_map(Step::RemoveGuest),
+        any::<bool>().prop_map(Step::Uplink),
+        send.prop_map(|(origin, component, app)| Step::Send(origin, component, app)),
+    ]
+}
+
+/// An endpoint: its App_ID, its number, and whether it shares the App_ID.
+type Listed = (u64, u64, bool);
+
+/// Everybody who is there, in the order in which they came.
+#[derive(Default)]
+struct Lists {
+    endpoints: Vec<Listed>,
+    guests: Vec<u32>,
+    uplink: bool,
+}
+
+impl Lists {
+    fn bound(&self, app: u64) -> impl Iterator<Item = &Listed> {
+        self.endpoints.iter().filter(move |other| other.0 == app)
+    }
+
+    /// Who gets a message to one.
+    fn one(&self, way: Route, app: u64) -> Result<Found, NoReceiver> {
+        match way {
+            Route::Local => match self.bound(app).next() {
+                Some(first) => Ok(Receiver::Endpoint(first.1)),
+                None => Err(NoReceiver::Unreachable(Reason::NoEndpoint)),
+            },
+            Route::Guest(id) if self.guests.contains(&id) => Ok(Receiver::Link(id)),
+            Route::Uplink if self.uplink => Ok(Receiver::Link(UPLINK)),
+            Route::Uplink => Err(NoReceiver::NotConnected),
+            Route::Unreachable(reason) => Err(NoReceiver::Unreachable(reason)),
+            _ => Err(NoReceiver::Unreachable(Reason::NoComponent)),
+        }
+    }
+
+    /// Who gets a broadcast of somebody who is not in the list.
+    fn all(&self, way: Route, origin: Origin, app: u64) -> Result<Vec<Found>, NoReceiver> {
+        let here = self.bound(app).map(|bound| Receiver::Endpoint(bound.1));
+        let mut all: Vec<_> = here.collect();
+        match way {
+            Route::Local => {}
+            Route::LocalAndUplink => all.push(self.one(Route::Uplink, app)?),
+            Route::LocalAndGuests => {
+                let mut guests = self.guests.clone();
+                guests.sort_unstable();
+                guests.retain(|&id| origin != Origin::Guest(id));
+                all.extend(guests.into_iter().map(Receiver::Link));
+            }
+            _ => all = vec![self.one(way, app)?],
+        }
+        Ok(all)
+    }
+}
+
+/// A directory and what should be in it.
+struct Pair {
+    directory: Directory<Numbers>,
+    lists: Lists,
+}
+
+impl Pair {
+    fn bind(&mut self, name: u64, number: u64, shared: bool) {
+        let may = self.lists.bound(name).all(|other| shared && other.2);
+        assert_eq!(self.directory.may_bind(app(name), shared), may);
+        if may {
+            self.directory.bind(entry(app(name), number, shared));
+            self.lists.endpoints.push((name, number, shared));
+        }
+    }
+
+    fn unbind(&mut self, at: usize) {
+        if self.lists.endpoints.is_empty() {
+            return;
+        }
+        let at = at % self.lists.endpoints.len();
+        let (name, number, _) = self.lists.endpoints.remove(at);
+        assert!(self.directory.unbind(&(app(name), number)).is_some());
+        assert!(self.directory.unbind(&(app(name), number)).is_none());
+    }
+
+    fn add_guest(&mut self, id: u32) {
+        let known = self.lists.guests.contains(&id);
+        assert_eq!(self.directory.guest(id).is_some(), known);
+        if !known {
+            self.directory.add_guest((id, id));
+            self.lists.guests.push(id);
+        }
+    }
+
+    fn remove_guest(&mut self, id: u32) {
+        let known = self.lists.guests.contains(&id);
+        assert_eq!(self.directory.remove_guest(id).is_some(), known);
+        self.lists.guests.retain(|&other| other != id);
+    }
+
+    fn uplink(&mut self, up: bool) {
+        if up {
+            self.directory.set_uplink(UPLINK);
+        } else {
+            self.directory.remove_uplink();
+        }
+        self.lists.uplink = up;
+    }
+
+    fn send(&self, origin: Origin, component: Component, name: u64) {
+        let rules = Always::new(Verdict::Allow);
+        let header = to(app(name), component);
+        let (way, called) = route(&self.directory.names, origin, &component);
+
+        let one = self.lists.one(way, name).map(|found| (found, called));
+        assert_eq!(self.directory.find(&rules, origin, &header), one);
+        assert_eq!(self.directory.find_asker(origin, &header), one);
+
+        let mut found = Vec::new();
+        let add = |receiver, _| {
+            found.push(receiver);
+            Ok::<(), NoReceiver>(())
+        };
+        let result = self
+            .directory
+            .find_all(&rules, origin, &header, u64::MAX, add);
+        assert_eq!(result.map(|()| found), self.lists.all(way, origin, name));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_directory_finds_what_lists_would(steps in vec(step(), 1..60), top in any::<bool>()) {
+        let above = if top { Above::Nobody } else { Above::Disconnected };
+        let mut pair = Pair {
+            directory: Directory::new(Names { mvm: MVM, above }),
+            lists: Lists::default(),
+        };
+        for (number, step) in (1..).zip(steps) {
+            match step {
+                Step::Bind(app, shared) => pair.bind(app, number, shared),
+                Step::Unbind(at) => pair.unbind(at),
+                Step::AddGuest(id) => pair.add_guest(id),
+                Step::RemoveGuest(id) => pair.remove_guest(id),
+                Step::Uplink(up) => pair.uplink(up),
+                Step::Send(origin, component, app) => pair.send(origin, component, app),
+            }
+            let Pair { directory, lists } = &pair;
+            prop_assert_eq!(directory.endpoint_count() as usize, lists.endpoints.len());
+            prop_assert_eq!(directory.guest_count() as usize, lists.guests.len());
+        }
+    }
+}
