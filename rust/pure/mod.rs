@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be wrong without a kernel: ring arithmetic, routing, directory, shares, policy.
+//! What can be wrong without a kernel: ring arithmetic, large messages, routing, directory, shares,
+//! policy.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
 pub mod directory;
+pub mod large;
 // mgmtctl uses the rest.
 #[allow(dead_code, unused_imports)]
 pub mod policy;

@@ -15,7 +15,7 @@
 //! | record offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | `length`: bytes of the message |
-//! | 4 | 4 | `format`: 0, the message follows inline |
+//! | 4 | 4 | `format`: what follows, see [`Format`] |
 //!
 //! Rules (XSA-39, 155, 216, 270): each side keeps its own index privately and only publishes it;
 //! what the other side publishes is read once, and used only after it was checked against the
@@ -40,7 +40,26 @@ pub mod control {
 pub const RECORD_HEADER: u32 = 8;
 /// Records start at multiples of this many bytes.
 const RECORD_ALIGN: u32 = 8;
-const FORMAT_INLINE: u32 = 0;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Format {
+    /// A message.
+    Message = 0,
+    /// A message whose payload is in pages: see [`large`](super::large).
+    Pages = 1,
+}
+
+impl Format {
+    fn from_number(number: u32) -> Result<Self, Broken> {
+        match number {
+            0 => Ok(Self::Message),
+            1 => Ok(Self::Pages),
+            _ => Err(Broken::Format),
+        }
+    }
+}
 
 /// Memory shared with the other side of a channel.
 ///
@@ -109,6 +128,8 @@ pub struct Producer<M> {
     prod: u32,
     published: u32,
     cons: u32,
+    /// At which index an event was asked for last.
+    asked: u32,
 }
 
 impl<M: SharedMemory> Producer<M> {
@@ -124,6 +145,7 @@ impl<M: SharedMemory> Producer<M> {
             prod: start,
             published: start,
             cons: start,
+            asked: start,
         }
     }
 
@@ -149,27 +171,50 @@ impl<M: SharedMemory> Producer<M> {
         self.prod.wrapping_sub(position) >= self.prod.wrapping_sub(self.cons)
     }
 
-    /// Puts one message, in parts, into the ring. The other side sees it after
-    /// [`Producer::publish`]. A message has at least one byte.
-    pub fn push(&mut self, parts: &[&[u8]]) -> Result<(), PushError> {
+    /// As [`Producer::is_consumed`], and looks. If it has not, it will send an event when it has.
+    pub fn await_consumed(&mut self, position: u32) -> Result<bool, Broken> {
+        if !self.is_consumed(position) {
+            self.refresh()?;
+        }
+        if !self.is_consumed(position) {
+            self.ask_at(position)?;
+        }
+        Ok(self.is_consumed(position))
+    }
+
+    /// Whether there is room for a record of `length` bytes. If not, the other side will send an
+    /// event when there is.
+    pub fn make_room(&mut self, length: usize) -> Result<(), PushError> {
         let size = self.memory.size();
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        debug_assert_ne!(length, 0);
         if length > max_message(size) as usize {
             return Err(PushError::TooLarge);
         }
-        let length = length as u32;
-        let record = record_size(length);
-        if !self.has_room(record).map_err(PushError::Broken)? {
-            return Err(PushError::Full);
+        match self.has_room(record_size(length as u32)) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(PushError::Full),
+            Err(broken) => Err(PushError::Broken(broken)),
         }
+    }
+
+    /// Puts one message, in parts, into the ring. The other side sees it after
+    /// [`Producer::publish`]. A message has at least one byte.
+    pub fn push(&mut self, parts: &[&[u8]]) -> Result<(), PushError> {
+        self.push_as(Format::Message, parts)
+    }
+
+    /// As [`Producer::push`], for a record of this format.
+    pub fn push_as(&mut self, format: Format, parts: &[&[u8]]) -> Result<(), PushError> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        debug_assert_ne!(length, 0);
+        self.make_room(length)?;
+        let length = length as u32;
         let mut at = self.prod;
         at = self.copy_in(at, &length.to_le_bytes());
-        at = self.copy_in(at, &FORMAT_INLINE.to_le_bytes());
+        at = self.copy_in(at, &(format as u32).to_le_bytes());
         for part in parts {
             at = self.copy_in(at, part);
         }
-        let end = self.prod.wrapping_add(record);
+        let end = self.prod.wrapping_add(record_size(length));
         let padding = end.wrapping_sub(at) as usize;
         self.copy_in(at, &[0; RECORD_ALIGN as usize][..padding]);
         self.prod = end;
@@ -197,15 +242,27 @@ impl<M: SharedMemory> Producer<M> {
         if free(self) >= record {
             return Ok(true);
         }
-        // Ask for an event at the index that frees enough, then look once more.
+        // At the index that frees enough.
         let wanted = self
             .prod
             .wrapping_add(record)
             .wrapping_sub(self.memory.size());
-        self.memory.store(control::CONS_EVENT, wanted);
-        self.memory.fence();
-        self.refresh()?;
+        self.ask_at(wanted)?;
         Ok(free(self) >= record)
+    }
+
+    /// Asks for an event at `index`, which the other side had not passed just now, and looks once
+    /// more.
+    ///
+    /// If one was asked for that comes earlier, that one is enough: who gets it asks again.
+    fn ask_at(&mut self, index: u32) -> Result<(), Broken> {
+        let ahead = |index: u32| index.wrapping_sub(self.cons);
+        if !(1..=ahead(index)).contains(&ahead(self.asked)) {
+            self.memory.store(control::CONS_EVENT, index);
+            self.asked = index;
+            self.memory.fence();
+        }
+        self.refresh()
     }
 
     fn copy_in(&self, index: u32, bytes: &[u8]) -> u32 {
@@ -219,10 +276,16 @@ impl<M: SharedMemory> Producer<M> {
 /// A message that waits in the ring. Made by [`Consumer::peek`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pending {
+    format: Format,
     length: u32,
 }
 
 impl Pending {
+    /// What it is.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     /// Bytes of the message; at most [`max_message`] of the ring.
     pub fn length(&self) -> usize {
         self.length as usize
@@ -277,9 +340,7 @@ impl<M: SharedMemory> Consumer<M> {
         self.copy_out(self.cons, &mut header);
         let [l0, l1, l2, l3, f0, f1, f2, f3] = header;
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        if u32::from_le_bytes([f0, f1, f2, f3]) != FORMAT_INLINE {
-            return Err(Broken::Format);
-        }
+        let format = Format::from_number(u32::from_le_bytes([f0, f1, f2, f3]))?;
         // The first comparison bounds what the second adds to.
         if length == 0
             || length > max_message(self.memory.size())
@@ -287,7 +348,7 @@ impl<M: SharedMemory> Consumer<M> {
         {
             return Err(Broken::Length);
         }
-        Ok(Some(Pending { length }))
+        Ok(Some(Pending { format, length }))
     }
 
     /// Copies the message that was looked at and frees its place.

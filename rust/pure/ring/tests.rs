@@ -44,6 +44,14 @@ fn records_start_at_multiples_of_8() {
 }
 
 #[test]
+fn a_record_says_what_follows() {
+    for format in [Format::Message, Format::Pages] {
+        assert_eq!(Format::from_number(format as u32), Ok(format));
+    }
+    assert_eq!([Format::Message as u32, Format::Pages as u32], [0, 1]);
+}
+
+#[test]
 fn an_event_is_sent_for_an_index_that_was_passed() {
     // old, new, what was asked for; is it passed?
     const CASES: &[(u32, u32, u32, bool)] = &[

@@ -227,3 +227,53 @@ fn a_large_message_waits_for_all_the_room_it_needs() {
 fn a_message_that_wraps_arrives_whole() {
     all_arrive(64, &[8, 24, 24, 24], Publish::Late, Publish::Each);
 }
+
+/// As [`produce`], but each message is waited for: what it lends is to come back.
+fn produce_and_await(ring: Arc<Ring>, events: &Events, lengths: &[usize]) {
+    let mut producer = Producer::new(Mapping(ring));
+    for (number, &length) in lengths.iter().enumerate() {
+        let message = message(number, length);
+        while producer.push(&[&message]).is_err() {
+            events.room.wait();
+        }
+        if producer.publish() {
+            events.data.notify();
+        }
+        // Every other one, so that two can be in the ring.
+        if number % 2 == 1 {
+            while !producer.await_consumed(producer.position()).unwrap() {
+                events.room.wait();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_message_is_never_missed() {
+    let mut builder = Builder::new();
+    builder.preemption_bound.get_or_insert(PREEMPTIONS);
+    builder.check(|| {
+        const LENGTHS: &[usize] = &[8, 8, 8, 8];
+        let ring = Ring::new(32);
+        let events = Arc::new(Events::default());
+        let there = {
+            let (ring, events) = (ring.clone(), events.clone());
+            thread::spawn(move || produce_and_await(ring, &events, LENGTHS))
+        };
+        let mut consumer = Consumer::new(Mapping(ring));
+        for _ in LENGTHS {
+            let pending = loop {
+                if let Some(pending) = consumer.peek().unwrap() {
+                    break pending;
+                }
+                events.data.wait();
+            };
+            let mut got = vec![0; pending.length()];
+            consumer.take(pending, &mut got, &mut []);
+            if consumer.publish() {
+                events.room.notify();
+            }
+        }
+        there.join().unwrap();
+    });
+}

@@ -92,6 +92,8 @@ enum Op {
     PublishConsumed,
     /// The producer looks what was consumed.
     Refresh,
+    /// The producer waits for one of the messages to be consumed.
+    Await(usize),
 }
 
 /// Bytes of a message.
@@ -130,6 +132,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => Just(Op::PublishProduced),
         2 => Just(Op::PublishConsumed),
         1 => Just(Op::Refresh),
+        1 => any::<usize>().prop_map(Op::Await),
     ]
 }
 
@@ -169,7 +172,7 @@ struct Pair {
     /// The consumer sleeps.
     wants_data: bool,
     /// The producer sleeps until `cons` is here.
-    wants_room: Option<u64>,
+    wants_event: Option<u64>,
 }
 
 impl Pair {
@@ -194,7 +197,7 @@ impl Pair {
             cons: 0,
             cons_published: 0,
             wants_data: false,
-            wants_room: None,
+            wants_event: None,
         }
     }
 
@@ -221,9 +224,7 @@ impl Pair {
             assert_eq!(pushed, Err(PushError::TooLarge));
         } else if record.len() as u64 > free {
             assert_eq!(pushed, Err(PushError::Full));
-            let wanted = self.prod + record.len() as u64 - u64::from(self.size());
-            self.wants_room = Some(wanted);
-            assert_eq!(self.control(control::CONS_EVENT), self.index(wanted));
+            self.asks(self.prod + record.len() as u64 - u64::from(self.size()));
         } else {
             assert_eq!(pushed, Ok(()));
             let at = self.index(self.prod) as usize;
@@ -279,10 +280,10 @@ impl Pair {
 
     fn publish_consumed(&mut self) {
         let sends_event = self.consumer.publish();
-        let expected = self.wants_room.is_some_and(|wanted| wanted <= self.cons);
+        let expected = self.wants_event.is_some_and(|wanted| wanted <= self.cons);
         assert_eq!(sends_event, expected, "the producer's event");
         if sends_event {
-            self.wants_room = None;
+            self.wants_event = None;
         }
         self.cons_published = self.cons;
     }
@@ -296,6 +297,25 @@ impl Pair {
         self.sent.retain(|&(_, end)| end > self.cons_published);
     }
 
+    fn await_consumed(&mut self, which: usize) {
+        if self.sent.is_empty() {
+            return;
+        }
+        let (position, end) = self.sent[which % self.sent.len()];
+        let consumed = end <= self.cons_published;
+        assert_eq!(self.producer.await_consumed(position), Ok(consumed));
+        if !consumed {
+            self.asks(end);
+        }
+    }
+
+    /// The producer has asked for an event at `index`, or at an earlier one before.
+    fn asks(&mut self, index: u64) {
+        let index = self.wants_event.map_or(index, |other| other.min(index));
+        self.wants_event = Some(index);
+        assert_eq!(self.control(control::CONS_EVENT), self.index(index));
+    }
+
     fn run(&mut self, op: &Op) {
         match *op {
             Op::Push(length, split) => self.push(length.in_ring(self.size()), split),
@@ -303,6 +323,7 @@ impl Pair {
             Op::PublishProduced => self.publish_produced(),
             Op::PublishConsumed => self.publish_consumed(),
             Op::Refresh => self.refresh(),
+            Op::Await(which) => self.await_consumed(which),
         }
         assert_eq!(self.control(control::PROD), self.index(self.prod_published));
         assert_eq!(self.control(control::CONS), self.index(self.cons_published));
