@@ -4,8 +4,22 @@
 
 use crate::{
     link::Link,
-    pure::ring::{Consumer, Producer},
-    xen::{event::EventChannel, ring::RingMemory}, //
+    payload::Payload,
+    pure::{
+        large::REF_BYTES,
+        ring::{Broken, Consumer, Format, Producer, PushError}, //
+    },
+    wire::HEADER_LEN,
+    xen::{
+        event::EventChannel,
+        lend::{Lender, Lent},
+        pages::PageBuffer,
+        ring::RingMemory, //
+    }, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
 };
 
 /// Version of what the two ends agree on through xenstore: node names and ring layout.
@@ -43,7 +57,7 @@ pub(crate) mod node {
     pub(crate) const RX_REFS: &CStr = c"rx-ring-refs";
 }
 
-/// Two rings and an event channel.
+/// Two rings and an event channel, and what was lent to the other end through them.
 pub(crate) struct Channel {
     /// Both rings' events, in both directions. Closed before the rings are given up.
     pub(crate) event: EventChannel<Link>,
@@ -51,4 +65,86 @@ pub(crate) struct Channel {
     pub(crate) tx: Producer<RingMemory>,
     /// From the other end.
     pub(crate) rx: Consumer<RingMemory>,
+    lender: Arc<Lender>,
+    /// Pages of messages in the ring that the other end had not taken, with the positions behind
+    /// those messages, in order.
+    lent: KVec<(u32, Lent)>,
+}
+
+/// Why a message was not sent.
+pub(crate) enum SendError {
+    Ring(PushError),
+    /// No memory to lend it, or the other end has too many pages already.
+    Lend,
+}
+
+impl From<PushError> for SendError {
+    fn from(error: PushError) -> Self {
+        Self::Ring(error)
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(
+        event: EventChannel<Link>,
+        tx: RingMemory,
+        rx: RingMemory,
+        lender: &Arc<Lender>,
+    ) -> Self {
+        Self {
+            event,
+            tx: Producer::new(tx),
+            rx: Consumer::new(rx),
+            lender: lender.clone(),
+            lent: KVec::new(),
+        }
+    }
+
+    /// Puts a message into the ring, or what tells where its payload is. Does not sleep.
+    pub(crate) fn send(
+        &mut self,
+        header: &[u8; HEADER_LEN],
+        payload: &Payload,
+    ) -> Result<(), SendError> {
+        match payload {
+            Payload::Small(bytes) => Ok(self.tx.push(&[header, bytes])?),
+            Payload::Large(pages) => self.send_lent(header, pages),
+        }
+    }
+
+    fn send_lent(
+        &mut self,
+        header: &[u8; HEADER_LEN],
+        pages: &Arc<PageBuffer>,
+    ) -> Result<(), SendError> {
+        // First, so that nothing is lent for a ring that is full.
+        self.tx.make_room(HEADER_LEN + pages.pages() * REF_BYTES)?;
+        let lent = self.lent.reserve(1, GFP_ATOMIC).map_err(Error::from);
+        let lent = lent.and_then(|()| self.lender.lend(pages));
+        let lent = lent.map_err(|_| SendError::Lend)?;
+        let refs = lent.refs().as_flattened();
+        self.tx.push_as(Format::Pages, &[header, refs])?;
+        // There is room for it.
+        let _ = self.lent.push((self.tx.position(), lent), GFP_ATOMIC);
+        Ok(())
+    }
+
+    /// Takes back what was lent for messages that the other end has taken. If there is more, it
+    /// will send an event. Returns whether there was anything.
+    pub(crate) fn take_back(&mut self) -> Result<bool, Broken> {
+        let mut any = false;
+        while let Some((position, _)) = self.lent.first() {
+            if !self.tx.await_consumed(*position)? {
+                break;
+            }
+            any = true;
+            drop(self.lent.remove(0));
+        }
+        Ok(any)
+    }
+
+    /// Whether the other end has pages, and will send an event when it has taken them.
+    pub(crate) fn has_lent(&self) -> bool {
+        !self.lent.is_empty()
+    }
 }

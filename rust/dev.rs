@@ -8,10 +8,11 @@ use crate::{
     inbox::{PushError, CAPACITY},
     link::{Counters, Link},
     mcb::{check_written, Bridge, Endpoint, Prepared, Refused},
-    message::{Principal, MAX_PAYLOAD},
+    message::Principal,
     mgmt_back::set_mvm_ip,
+    payload::Payload,
     policy::LoadError,
-    pure::{policy::MAX_TEXT, route::Above},
+    pure::{large::MAX_PAYLOAD, policy::MAX_TEXT, route::Above},
     wire::{AppId, Component, Header, Reason, WireError, APP_ID_LEN, HEADER_LEN}, //
 };
 use kernel::{
@@ -92,10 +93,7 @@ impl MgmtFile {
         if len - HEADER_LEN > MAX_PAYLOAD {
             return Err(EMSGSIZE);
         }
-        let mut payload = KVVec::new();
-        if iov.copy_from_iter_vec(&mut payload, GFP_KERNEL_ACCOUNT)? != len - HEADER_LEN {
-            return Err(EFAULT);
-        }
+        let payload = Payload::from_user(iov, len - HEADER_LEN)?;
         let prepared = self.bridge.prepare(endpoint, &header, payload);
         let (mut message, target) = match prepared.map_err(errno)? {
             Prepared::To(message, target) => (message, target),

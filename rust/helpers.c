@@ -4,6 +4,7 @@
 #include <linux/random.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
+#include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 #include <asm/barrier.h>
 #include <xen/grant_table.h>
@@ -92,4 +93,10 @@ void mgmt_helper_end_grant(grant_ref_t ref, void *addr)
 void mgmt_helper_put_page(void *addr)
 {
 	put_page(virt_to_page(addr));
+}
+
+/* The frame of the page at @addr, which vmalloc() made, as other domains know it. */
+unsigned long mgmt_helper_vmalloc_gfn(const void *addr)
+{
+	return xen_page_to_gfn(vmalloc_to_page(addr));
 }

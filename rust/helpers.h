@@ -29,5 +29,6 @@ void mgmt_helper_copy_shared(void *to, const void *from, size_t len);
 int mgmt_helper_grant_page(domid_t domid, void *addr);
 void mgmt_helper_end_grant(grant_ref_t ref, void *addr);
 void mgmt_helper_put_page(void *addr);
+unsigned long mgmt_helper_vmalloc_gfn(const void *addr);
 
 #endif /* _MGMT_HELPERS_H */

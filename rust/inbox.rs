@@ -18,9 +18,10 @@ use kernel::{
     time::msecs_to_jiffies, //
 };
 
-/// What a receiver's queue holds at most.
+/// What a receiver's queue holds at most. While few small messages of at most three others wait in
+/// it, a sender has room for one of the largest, whatever its priority.
 pub(crate) const CAPACITY: Amount = Amount {
-    bytes: 1 << 20,
+    bytes: 8 << 20,
     messages: 4096,
 };
 

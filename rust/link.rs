@@ -3,19 +3,22 @@
 //! A link: a channel to another domain, as the bridge sees it.
 //!
 //! Messages are moved in softirq context, by a work item that an event, or whoever sends, queues
-//! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`]).
+//! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`], [`Link::copy_large`]).
 //!
 //! Locks, outermost first: `Link::ended`, `Link::io`, then the bridge's table, or one inbox, or
-//! the bridge's list of queues with deadlines. Nobody waits for a second `io`.
+//! the bridge's list of queues with deadlines, or one lender. Nobody waits for a second `io`.
 
 use crate::{
     bh::{new_spinlock_bh, Guard, SpinLockBh},
-    channel::Channel,
+    channel::{Channel, SendError},
     inbox::{Inbox, PushError},
+    large::{Arriving, Large, NotGranted},
     mcb::{Bridge, Forwarded, Target},
-    message::{Message, Principal, Room, MAX_PAYLOAD},
+    message::{Message, Principal, Room},
+    payload::Payload,
     pure::{
-        ring::{Broken, PushError as RingError},
+        large::MAX_INLINE,
+        ring::{Broken, Format, PushError as RingError},
         route::Origin, //
     },
     wire::{Header, Reason, WireError, HEADER_LEN},
@@ -115,6 +118,8 @@ pub(crate) struct Link {
     moves: DelayedWork<Link, MOVES>,
     #[pin]
     chores: Work<Link, CHORES>,
+    #[pin]
+    copies: Work<Link, COPIES>,
     /// In the bridge's list of those that hold messages with a deadline.
     #[pin]
     expiring: ListLinks,
@@ -133,9 +138,12 @@ impl_list_item! {
 /// The numbers of the link's work items.
 const MOVES: u64 = 0;
 const CHORES: u64 = 1;
+const COPIES: u64 = 2;
 
 struct Io {
     channel: Option<Channel>,
+    /// The large message from there that is next.
+    large: Large,
     /// A message from there that a full receiver stopped, and that receiver.
     stalled: Option<(ListArc<Message>, Target)>,
     /// A message that found no room in the ring.
@@ -152,6 +160,18 @@ impl_has_delayed_work! {
 
 impl_has_work! {
     impl HasWork<Self, CHORES> for Link { self.chores }
+}
+
+impl_has_work! {
+    impl HasWork<Self, COPIES> for Link { self.copies }
+}
+
+impl WorkItem<COPIES> for Link {
+    type Pointer = Arc<Link>;
+
+    fn run(this: Arc<Link>) {
+        this.copy_large();
+    }
 }
 
 impl WorkItem<CHORES> for Link {
@@ -196,6 +216,20 @@ enum Violation {
     Header(WireError),
     /// A message that no bridge sends.
     Forged,
+    /// A message whose payload is in pages that are not granted to us.
+    NotGranted,
+}
+
+/// What was in the ring.
+enum Found {
+    Nothing,
+    /// Something that there is no memory for.
+    NoMemory,
+    Message(Room, Header, Payload),
+    /// A message whose payload a task must copy.
+    Large(Arriving),
+    /// Whatever it is, it is not its turn before such a payload was copied.
+    Waiting,
 }
 
 impl fmt::Display for Violation {
@@ -204,6 +238,7 @@ impl fmt::Display for Violation {
             Self::Ring(broken) => write!(f, "bad ring: {broken:?}"),
             Self::Header(error) => write!(f, "bad message: {error:?}"),
             Self::Forged => write!(f, "a message that no bridge sends"),
+            Self::NotGranted => write!(f, "a message without its pages"),
         }
     }
 }
@@ -230,6 +265,7 @@ impl Link {
                 io <- new_spinlock_bh!(
                     Io {
                         channel: None,
+                        large: Large::None,
                         stalled: None,
                         outgoing: None,
                         sent: List::new(),
@@ -242,6 +278,7 @@ impl Link {
                 retrying: Atomic::new(false),
                 moves <- new_delayed_work!("mgmt_link_moves"),
                 chores <- new_work!("mgmt_link_chores"),
+                copies <- new_work!("mgmt_link_copies"),
                 expiring <- ListLinks::new(),
                 is_expiring <- AtomicTracker::new(),
             }),
@@ -270,6 +307,8 @@ impl Link {
         self.bridge.remove_link(self);
         let mut io = self.io.lock();
         let mut channel = io.channel.take();
+        // The other end was not told that it arrived: it knows what to do.
+        io.large = Large::None;
         let stalled = io.stalled.take();
         if let Some(channel) = &mut channel {
             // If the other end broke the ring, nothing is known to have arrived.
@@ -349,18 +388,21 @@ impl Link {
         match next {
             Next::Wait => {}
             Next::Again => Self::schedule(self),
-            Next::Later => {
-                let queue = self.bridge.moves();
-                self.bridge.delay_begins();
-                self.retrying.store(true, ordering::Relaxed);
-                if queue
-                    .enqueue_delayed::<_, MOVES>(self.clone(), RETRY_DELAY)
-                    .is_err()
-                    && self.retrying.xchg(false, ordering::Relaxed)
-                {
-                    self.bridge.delay_ended();
-                }
-            }
+            Next::Later => self.schedule_later(),
+        }
+    }
+
+    /// Has the link move messages when there may be memory.
+    fn schedule_later(self: &Arc<Self>) {
+        let queue = self.bridge.moves();
+        self.bridge.delay_begins();
+        self.retrying.store(true, ordering::Relaxed);
+        if queue
+            .enqueue_delayed::<_, MOVES>(self.clone(), RETRY_DELAY)
+            .is_err()
+            && self.retrying.xchg(false, ordering::Relaxed)
+        {
+            self.bridge.delay_ended();
         }
     }
 
@@ -392,28 +434,28 @@ impl Link {
                 next = Next::Wait;
                 break;
             }
-            let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
-                next = Next::Wait;
-                break;
+            let (room, header, payload) = match find(channel, &mut io.large)? {
+                Found::Message(room, header, payload) => (room, header, payload),
+                // Its record is not given back now, but when it was copied.
+                Found::Large(arriving) => {
+                    *useful = true;
+                    io.large = Large::Wanted(arriving);
+                    let _ = self.bridge.chores().enqueue::<_, COPIES>(self.clone());
+                    return Ok(Next::Wait);
+                }
+                Found::Waiting => return Ok(Next::Wait),
+                Found::Nothing => {
+                    next = Next::Wait;
+                    break;
+                }
+                Found::NoMemory => {
+                    next = Next::Later;
+                    break;
+                }
             };
-            let length = pending.length();
-            if !(HEADER_LEN..=HEADER_LEN + MAX_PAYLOAD).contains(&length) {
-                return Err(Violation::Header(WireError::Length));
-            }
-            let (Ok(room), Ok(mut payload)) = (Room::new(GFP_ATOMIC), zeros(length - HEADER_LEN))
-            else {
-                next = Next::Later;
-                break;
-            };
-            let mut header = [0; HEADER_LEN];
-            channel.rx.take(pending, &mut header, &mut payload);
             *useful = true;
-            let header = Header::decode(&header).map_err(Violation::Header)?;
-            if header.length as usize != payload.len() {
-                return Err(Violation::Header(WireError::Length));
-            }
             self.counters.rx_messages.add(1);
-            self.counters.rx_bytes.add(length);
+            self.counters.rx_bytes.add(HEADER_LEN + payload.len());
             match self.bridge.forward(self, room, header, payload) {
                 Forwarded::To(message, target) => {
                     io.stalled = self.hand_over(message, target);
@@ -460,6 +502,7 @@ impl Link {
             return Ok(false);
         };
         let mut moved = false;
+        let mut waits_for_pages = false;
         let mut budget = BUDGET;
         loop {
             if budget == 0 {
@@ -479,7 +522,7 @@ impl Link {
                 continue;
             }
             let header = message.header().encode();
-            match channel.tx.push(&[&header, &message.payload]) {
+            match channel.send(&header, &message.payload) {
                 Ok(()) => {
                     moved = true;
                     self.counters.tx_messages.add(1);
@@ -487,22 +530,58 @@ impl Link {
                     message.set_ring_position(channel.tx.position());
                     io.sent.push_back(message);
                 }
-                Err(RingError::Full) => {
+                Err(SendError::Lend) => {
+                    io.outgoing = Some(message);
+                    waits_for_pages = true;
+                    break;
+                }
+                Err(SendError::Ring(RingError::Full)) => {
                     io.outgoing = Some(message);
                     break;
                 }
-                Err(RingError::TooLarge) => self.bridge.bounce(&message, Reason::TooLarge),
-                Err(RingError::Broken(broken)) => {
+                Err(SendError::Ring(RingError::TooLarge)) => {
+                    self.bridge.bounce(&message, Reason::TooLarge);
+                }
+                Err(SendError::Ring(RingError::Broken(broken))) => {
                     io.outgoing = Some(message);
                     return Err(Violation::Ring(broken));
                 }
             }
         }
-        forget_consumed(channel, &mut io.sent);
         if channel.tx.publish() {
             channel.event.notify();
         }
-        Ok(moved)
+        let came_back = channel.take_back().map_err(Violation::Ring)?;
+        forget_consumed(channel, &mut io.sent);
+        if waits_for_pages && came_back {
+            Self::schedule(self);
+        } else if waits_for_pages && !channel.has_lent() {
+            self.schedule_later();
+        }
+        Ok(moved || came_back)
+    }
+
+    /// Copies the payload of a large message, if one waits for that. One at a time: the other
+    /// links have their turn.
+    fn copy_large(self: &Arc<Self>) {
+        let Some(arriving) = self.io.lock().large.begin() else {
+            return;
+        };
+        // Nothing that the link does waits for this, but what is behind the message.
+        let is_wanted = || matches!(self.io.lock().large, Large::Copying);
+        let fetched = arriving.fetch(self.dev.otherend_id(), is_wanted);
+        let mut io = self.io.lock();
+        if !matches!(io.large, Large::Copying) {
+            // The channel has ended.
+            return;
+        }
+        match fetched {
+            Some(Ok((header, payload))) => io.large = Large::Here(header, payload),
+            Some(Err(NotGranted)) => return self.violated(&mut io, Violation::NotGranted),
+            None => {}
+        }
+        drop(io);
+        Self::schedule(self);
     }
 
     /// Has a message dealt with that has expired outside of the queues. Whether there is any that
@@ -551,6 +630,50 @@ impl Link {
     /// Counts a message of this link that goes back to it.
     pub(crate) fn count_undeliverable(&self) {
         self.counters.undeliverable.add(1);
+    }
+}
+
+/// Takes what is next from the ring, in order.
+fn find(channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
+    match core::mem::replace(large, Large::None) {
+        Large::None => {}
+        Large::Here(header, payload) => {
+            let Ok(room) = Room::new(GFP_ATOMIC) else {
+                *large = Large::Here(header, payload);
+                return Ok(Found::NoMemory);
+            };
+            return Ok(Found::Message(room, header, payload));
+        }
+        waits => {
+            *large = waits;
+            return Ok(Found::Waiting);
+        }
+    }
+    let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
+        return Ok(Found::Nothing);
+    };
+    let (length, format) = (pending.length(), pending.format());
+    if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
+        return Err(Violation::Header(WireError::Length));
+    }
+    let (Ok(room), Ok(mut rest)) = (Room::new(GFP_ATOMIC), zeros(length - HEADER_LEN)) else {
+        return Ok(Found::NoMemory);
+    };
+    // What is before a large message is given back before that is copied.
+    if format == Format::Pages && channel.rx.publish() {
+        channel.event.notify();
+    }
+    let mut header = [0; HEADER_LEN];
+    channel.rx.take(pending, &mut header, &mut rest);
+    let header = Header::decode(&header).map_err(Violation::Header)?;
+    match format {
+        Format::Message if header.length as usize != rest.len() => {
+            Err(Violation::Header(WireError::Length))
+        }
+        Format::Message => Ok(Found::Message(room, header, Payload::Small(rest))),
+        Format::Pages => Arriving::new(header, rest)
+            .map(Found::Large)
+            .map_err(Violation::Header),
     }
 }
 

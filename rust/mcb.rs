@@ -10,6 +10,7 @@ use crate::{
     inbox::{Inbox, PushError},
     link::Link,
     message::{Message, Principal, Room},
+    payload::Payload,
     policy::{LoadError, Policy},
     pure::{
         directory::{Bound, Receiver},
@@ -428,7 +429,7 @@ impl Bridge {
         self: &Arc<Self>,
         from: &Arc<Endpoint>,
         header: &Header,
-        payload: KVVec<u8>,
+        payload: Payload,
     ) -> Result<Prepared, Refused> {
         if from.inbox.is_over_capacity() {
             return Err(Refused::Backlog);
@@ -474,7 +475,7 @@ impl Bridge {
         link: &Arc<Link>,
         room: Room,
         mut header: Header,
-        payload: KVVec<u8>,
+        payload: Payload,
     ) -> Forwarded {
         // Only a bridge sends undeliverable ones; another domain's may: it returns what we sent.
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -524,7 +525,7 @@ impl Bridge {
                     return Forwarded::Dropped;
                 };
                 link.count_undeliverable();
-                Forwarded::To(room.fill(answer, KVVec::new(), link.principal), back)
+                Forwarded::To(room.fill(answer, Payload::empty(), link.principal), back)
             }
         }
     }
@@ -570,7 +571,7 @@ impl Bridge {
         &self,
         origin: Origin,
         header: &Header,
-        payload: &[u8],
+        payload: &Payload,
         principal: Principal,
         back: &Target,
         gfp: AllocFlags,
@@ -592,17 +593,16 @@ impl Bridge {
                     source: destination,
                     ..Header::new(Kind::Reply, header.source, 0)
                 };
-                Message::new(answer, KVVec::new(), BRIDGE, gfp).map(|answer| (answer, back.clone()))
+                Message::new(answer, Payload::empty(), BRIDGE, gfp)
+                    .map(|answer| (answer, back.clone()))
             } else {
-                let mut bytes = KVVec::new();
-                bytes
-                    .extend_from_slice(payload, gfp)
-                    .map_err(|e| Refused::Failed(e.into()))?;
+                let payload = payload.try_clone(gfp);
+                let payload = payload.map_err(|e| Refused::Failed(e.into()))?;
                 let header = Header {
                     destination,
                     ..*header
                 };
-                Message::new(header, bytes, principal, gfp).map(|copy| (copy, target))
+                Message::new(header, payload, principal, gfp).map(|copy| (copy, target))
             };
             copies
                 .push(copy.map_err(Refused::Failed)?, gfp)

@@ -3,6 +3,7 @@
 //! A message inside the bridge.
 
 use crate::{
+    payload::Payload,
     pure::quota::Amount,
     wire::{Header, Reason, HEADER_LEN}, //
 };
@@ -18,9 +19,6 @@ use kernel::{
     time::{Delta, Instant, Monotonic}, //
 };
 
-/// The largest payload that the bridge takes, bytes.
-pub(crate) const MAX_PAYLOAD: usize = 8192;
-
 /// Who is charged for a message: one open file, one incarnation of a link, or the bridge itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Principal(pub(crate) u64);
@@ -31,7 +29,7 @@ pub(crate) struct Message {
     header: Header,
     /// Stamped anew with every attempt to queue the message.
     sequence: Atomic<u64>,
-    pub(crate) payload: KVVec<u8>,
+    pub(crate) payload: Payload,
     pub(crate) principal: Principal,
     /// When it is no longer worth delivering, if ever.
     expires: Option<Instant<Monotonic>>,
@@ -54,7 +52,7 @@ impl Room {
     pub(crate) fn fill(
         self,
         header: Header,
-        payload: KVVec<u8>,
+        payload: Payload,
         principal: Principal,
     ) -> ListArc<Message> {
         let filled: Result<_, Infallible> = self.0.pin_init_with(pin_init!(Message {
@@ -86,7 +84,7 @@ impl Message {
     /// Makes a message. `payload` has the length that `header` says; its time starts now.
     pub(crate) fn new(
         header: Header,
-        payload: KVVec<u8>,
+        payload: Payload,
         principal: Principal,
         gfp: AllocFlags,
     ) -> Result<ListArc<Self>> {
@@ -102,7 +100,7 @@ impl Message {
         principal: Principal,
     ) -> Option<ListArc<Self>> {
         let header = self.header().undeliverable(reason)?;
-        Self::new(header, KVVec::new(), principal, GFP_ATOMIC)
+        Self::new(header, Payload::empty(), principal, GFP_ATOMIC)
             .inspect_err(|_| pr_warn_ratelimited_lost())
             .ok()
     }

@@ -19,13 +19,11 @@ use crate::{
     channel::{node, Channel, PROTOCOL},
     link::Link,
     mcb::Bridge,
-    pure::{
-        ring::{Consumer, Producer},
-        route::Origin, //
-    },
+    pure::route::Origin,
     xen::{
         event::{EventChannel, Port},
         grant::{GrantRef, MappedPages, SharedPages, MAX_PAGES},
+        lend::Lender,
         ring::{ring_pages, RingMemory, MAX_PAGE_ORDER},
         xenbus::{
             self,
@@ -57,6 +55,7 @@ pub(crate) struct Back;
 pub(crate) struct BackData {
     bridge: Arc<Bridge>,
     complaints: Arc<Complaints>,
+    lender: Arc<Lender>,
     #[pin]
     /// The link, and the session number of its rings.
     link: Mutex<Option<(Arc<Link>, u32)>>,
@@ -158,12 +157,11 @@ impl BackData {
             Origin::Guest(dev.otherend_id().into()),
             epoch,
         )?;
-        let channel = Channel {
-            // The guest's tx is our rx.
-            rx: Consumer::new(offer.map(dev, &offer.tx)?),
-            tx: Producer::new(offer.map(dev, &offer.rx)?),
-            event: EventChannel::bind_interdomain(dev, offer.port, c"mgmtback", link.clone())?,
-        };
+        // The guest's tx is our rx.
+        let rx = offer.map(dev, &offer.tx)?;
+        let tx = offer.map(dev, &offer.rx)?;
+        let event = EventChannel::bind_interdomain(dev, offer.port, c"mgmtback", link.clone())?;
+        let channel = Channel::new(event, tx, rx, &self.lender);
         xenbus::write(dev.nodename(), node::SESSION, fmt!("{}", offer.session))?;
         self.bridge.add_link(&link)?;
         *self.link.lock() = Some((link.clone(), offer.session));
@@ -191,6 +189,7 @@ impl Driver for Back {
         try_pin_init!(BackData {
             bridge: crate::bridge().ok_or(ENODEV)?,
             complaints: Complaints::new()?,
+            lender: Lender::new(dev.otherend_id())?,
             link <- new_mutex!(None, "mgmtback"),
         })
         .pin_chain(move |data| data.publish(dev))

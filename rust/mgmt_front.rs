@@ -18,14 +18,12 @@ use crate::{
     channel::{node, Channel, PROTOCOL},
     link::Link,
     mcb::Bridge,
-    pure::{
-        ring::{Consumer, Producer},
-        route::{Above, Origin, VmName}, //
-    },
+    pure::route::{Above, Origin, VmName},
     xen::{
         self,
         event::EventChannel,
         grant::{GrantRef, GrantedPages, SharedPages},
+        lend::Lender,
         ring::{ring_pages, RingMemory, MAX_PAGE_ORDER},
         xenbus::{
             self,
@@ -61,6 +59,7 @@ pub(crate) struct Front;
 pub(crate) struct FrontData {
     bridge: Arc<Bridge>,
     complaints: Arc<Complaints>,
+    lender: Arc<Lender>,
     #[pin]
     state: Mutex<Connection>,
 }
@@ -194,11 +193,12 @@ impl FrontData {
             t.write(dir, node::RX_REFS, fmt!("{}", List(rx.refs())))
         })?;
 
-        let channel = Channel {
-            tx: Producer::new(RingMemory::new(SharedPages::Granted(tx))?),
-            rx: Consumer::new(RingMemory::new(SharedPages::Granted(rx))?),
+        let channel = Channel::new(
             event,
-        };
+            RingMemory::new(SharedPages::Granted(tx))?,
+            RingMemory::new(SharedPages::Granted(rx))?,
+            &self.lender,
+        );
         *self.state.lock() = Connection::Offered(link, channel, session);
         dev.switch_state(State::Initialised)
     }
@@ -276,6 +276,7 @@ impl Driver for Front {
         try_pin_init!(FrontData {
             bridge: crate::bridge().ok_or(ENODEV)?,
             complaints: Complaints::new()?,
+            lender: Lender::new(dev.otherend_id())?,
             state <- new_mutex!(Connection::None, "mgmtfront"),
             // The device may have been closed by an earlier incarnation of this module.
             _: { start_anew(dev)? },

@@ -31,11 +31,13 @@ mod channel;
 mod chardev;
 mod dev;
 mod inbox;
+mod large;
 mod link;
 mod mcb;
 mod message;
 mod mgmt_back;
 mod mgmt_front;
+mod payload;
 mod policy;
 #[allow(unreachable_pub)]
 #[path = "pure/mod.rs"]

@@ -115,7 +115,7 @@ struct mgmt_info {
 	__u32	flags;				/* MGMT_INFO_* */
 	__u8	component[MGMT_COMPONENT_LEN];	/* this domain's Component_ID; all zero if unknown */
 	__u8	app[MGMT_APP_ID_LEN];		/* the bound App_ID, or all zero */
-	__u32	max_payload;			/* bytes of the largest payload that write() takes */
+	__u32	max_payload;			/* bytes of the largest payload that write() takes: 1 MiB */
 	__u32	queue_bytes;			/* capacity of this file's receive queue, bytes */
 	__u32	links;				/* connected guests (Dom-M) */
 	__u32	endpoints;			/* bound App_IDs in this domain */

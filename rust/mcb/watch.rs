@@ -9,6 +9,7 @@ use super::{Bridge, Refused, Table, Target, BRIDGE};
 use crate::{
     link::Link,
     message::{Message, Principal},
+    payload::Payload,
     pure::{
         policy::Verdict,
         route::{route, Origin, Route}, //
@@ -345,7 +346,14 @@ impl Bridge {
             let message = payload
                 .extend_from_slice(&notice.event.encode(), GFP_ATOMIC)
                 .map_err(Error::from)
-                .and_then(|()| Message::new(header, payload, notice.principal, GFP_ATOMIC));
+                .and_then(|()| {
+                    Message::new(
+                        header,
+                        Payload::Small(payload),
+                        notice.principal,
+                        GFP_ATOMIC,
+                    )
+                });
             let Ok(message) = message else {
                 pr_warn!("no memory to tell of presence\n");
                 continue;

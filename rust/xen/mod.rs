@@ -4,6 +4,8 @@
 //!
 //! - [`xenbus`]: drivers and devices of the xenbus, states, nodes, transactions, watches;
 //! - [`grant`]: pages shared with another domain, by their owner and by the one who maps them;
+//! - [`pages`]: pages of our own, and copies of another domain's;
+//! - [`lend`]: such pages granted for a while;
 //! - [`event`]: event channels, with late EOI;
 //! - [`ring`]: such pages as the memory of a `pure::ring`.
 //!
@@ -12,6 +14,8 @@
 
 pub(crate) mod event;
 pub(crate) mod grant;
+pub(crate) mod lend;
+pub(crate) mod pages;
 pub(crate) mod ring;
 pub(crate) mod xenbus;
 
