@@ -32,7 +32,8 @@ os.environ["PATH"] = "/lab/bin:/usr/lib/xen-4.20/bin:" + os.environ.get("PATH", 
 # -- include/uapi/mgmt.h --
 
 HEADER_LEN = 192
-MAX_MESSAGE = 65536
+MAX_PAYLOAD = 1 << 20
+MAX_MESSAGE = HEADER_LEN + MAX_PAYLOAD
 
 
 def _ioc(direction, number, size):
@@ -231,10 +232,10 @@ while read -r op arg more; do
 	case $op in
 	b) e=$(printf 'bind %s\n' "$arg" | dd bs=100 count=1 2>&1 >&3) && echo ok || echo "error $(echo $e)" ;;
 	w) echo "$arg" | base64 -d >$f
-	   e=$(dd if=$f bs=65536 count=1 2>&1 >&3) && echo ok || echo "error $(echo $e)" ;;
-	r) if timeout "$arg" dd bs=65536 count=1 <&3 >$f 2>/dev/null; then base64 -w0 $f; echo; else echo none; fi ;;
+	   e=$(dd if=$f bs=2M count=1 2>&1 >&3) && echo ok || echo "error $(echo $e)" ;;
+	r) if timeout "$arg" dd bs=2M count=1 <&3 >$f 2>/dev/null; then base64 -w0 $f; echo; else echo none; fi ;;
 	h) i=0; while [ $i -lt $arg ]; do
-	     timeout $more dd bs=65536 count=1 <&3 >$f 2>/dev/null || break
+	     timeout $more dd bs=2M count=1 <&3 >$f 2>/dev/null || break
 	     head -c 192 $f | base64 -w0; echo; i=$((i + 1))
 	   done; echo end ;;
 	esac

@@ -13,7 +13,7 @@ need_lab 2
 example="
 	exec 3<>/dev/mgmt
 	printf 'bind Power\n' >&3
-	dd bs=65536 count=1 <&3 2>/dev/null | tail -c +193    # one message's payload
+	dd bs=2M count=1 <&3 2>/dev/null | tail -c +193    # one message's payload
 "
 
 # send_to COMPONENT TEXT: until Power is bound there.
@@ -61,7 +61,7 @@ test_small_dd_leaves_the_message() {
 		printf "bind SmallDd\n" >&3
 		mgmtctl send SmallDd@self whole
 		dd bs=100 count=1 <&3 2>&1 >/dev/null | grep -o "Message too long"
-		dd bs=65536 count=1 <&3 2>/dev/null | tail -c +193')
+		dd bs=2M count=1 <&3 2>/dev/null | tail -c +193')
 	equal "dd's error, then the payload" "Message too long
 whole" "$out"
 }

@@ -72,7 +72,8 @@ impl Traffic {
             number,
             total: self.count,
         };
-        Message::data(to, stamp.payload(self.size))
+        let size = self.size[number as usize % self.size.len()];
+        Message::data(to, stamp.payload(size))
     }
 }
 

@@ -103,9 +103,9 @@ struct Traffic {
     /// Messages.
     #[arg(long, default_value_t = 1000)]
     count: u64,
-    /// Bytes of payload, at least 32.
-    #[arg(long, default_value_t = 64)]
-    size: usize,
+    /// Bytes of payload, at least 32; several, separated by commas, are taken in turn.
+    #[arg(long, default_value = "64", value_delimiter = ',')]
+    size: Vec<usize>,
 }
 
 fn main() -> ExitCode {
