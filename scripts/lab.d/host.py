@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from bmc import bmc_of, die_with_parent
 
 # What a console must not show, in the words of Linux and of Xen.
 TROUBLE = re.compile(
@@ -69,11 +69,6 @@ class Failure:
     reason: str
 
 
-def die_with_parent() -> None:
-    """The emulator must not outlive the launcher, however that ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class Host:
     """Boots with start(); receive() takes what its ports say; the rest is state."""
 
@@ -94,6 +89,7 @@ class Host:
         self.args = args
         self.clock = clock
         self.say = say
+        self.bmc = bmc_of(args, run)
         self.ports: dict[str, socket.socket] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.domains: dict[str, Domain] = {}
@@ -106,7 +102,7 @@ class Host:
         self.failure: Failure | None = None
         self._crash: tuple[float, str] | None = None  # of Dom0 or Xen
         self._tails: dict[str, list[str]] = {}
-        self._partial = {"serial": b"", "log": b""}
+        self._partial = {"serial": b"", "log": b"", "bmc": b""}
         self._output = (run / "output.log").open("wb")
         self._files = (run / "out.tar").open("wb")
         self.domain("dom0")
@@ -163,9 +159,7 @@ class Host:
             ]  # fmt: skip
         if a.icount:
             command += ["-icount", f"shift={a.icount_shift},sleep=off"]
-        if a.bmc:
-            command += ["-device", "ipmi-bmc-sim,id=bmc0", "-device", "isa-ipmi-kcs,bmc=bmc0"]
-        return command
+        return command + self.bmc.machine()
 
     def start(self) -> None:
         """Ports are sockets handed over: nothing of them is in a file system."""
@@ -173,7 +167,9 @@ class Host:
         ports = ["serial", "log", "output", "files"]
         if self.args.mode == "shell":
             ports.append("terminal")
-        theirs = []
+        if self.bmc.external:
+            ports.append("bmc")
+        theirs = self.bmc.sockets()
         for port in ports:
             mine, other = socket.socketpair()
             self.ports[port] = mine
@@ -198,6 +194,7 @@ class Host:
             )
         for s in theirs:
             s.close()
+        self.bmc.start()
         self.domains["dom0"].heard = self.clock()
 
     def alive(self) -> bool:
@@ -207,6 +204,7 @@ class Host:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self.bmc.stop()
         for s in self.ports.values():
             s.close()
         self.ports = {}
@@ -227,6 +225,8 @@ class Host:
             self._lines(port, data, self._console)
         elif port == "log":
             self._lines(port, data, self._event)
+        elif port == "bmc":
+            self._lines(port, data, self._bmc)
         elif port == "output":
             self._output.write(data)
             self._output.flush()
@@ -291,6 +291,13 @@ class Host:
             self.done = True
         elif kind in ("fail", "hung"):
             self.fail(kind.upper(), text)
+
+    def _bmc(self, line: str) -> None:
+        """A tag, by which Dom0 knows the answer, and what is to be done to the BMC."""
+        tag, _, text = line.partition(" ")
+        answer = f"{tag} {self.bmc.ask(text)}\n"
+        with contextlib.suppress(OSError):
+            self.ports["bmc"].sendall(answer.encode())
 
     # -- judging --
 

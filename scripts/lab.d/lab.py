@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from payload import TOP, LabError
+from error import LabError
+from payload import TOP
 from session import BROKEN, Session, Stopped, new_run
 
 DESCRIPTION = """\
@@ -114,7 +115,14 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--dom0-args", default="", metavar="WORDS", help="more for Dom0's kernel")
     g.add_argument("--xen-args", default="", metavar="WORDS", help="more for Xen")
     g.add_argument("--cpu-args", default="", metavar="WORDS", help="more for QEMU's -cpu, such as -xsave")
-    g.add_argument("--bmc", action="store_true", help="a simulated BMC, on KCS: /dev/ipmi0")
+    g.add_argument(
+        "--bmc",
+        nargs="?",
+        const="sim",
+        metavar="KIND",
+        help="a BMC on KCS, /dev/ipmi0: sim (QEMU's; what it is without KIND), "
+        "extern[:OPTION[=VALUE],...] (ours, with DCMI: docs/bmc.md), ipmi_sim (OpenIPMI's), or none",
+    )
     g.add_argument("--icount", action="store_true", help="time counts instructions, not the host's load")
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
     g = p.add_argument_group("time and judgement")
@@ -157,7 +165,7 @@ def options(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument("-v", "--verbose", action="store_true", help="show Xen's and Dom0's console")
     g.add_argument("-q", "--quiet", action="store_true", help="only the command's output and the verdict")
-    for name in ("image", "labcon", "release"):  # from scripts/lab
+    for name in ("image", "labcon", "release", "ipmi_sim"):  # from scripts/lab
         p.add_argument(f"--{name}", help=argparse.SUPPRESS, default=os.environ.get(f"LAB_{name.upper()}"))
 
 

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from bmc import PROGRAM as BMC  # runs beside the emulator, not in it
+from error import LabError
 from host import Guest, Host
 from initrd import Cpio, Modules, libraries
 
@@ -19,10 +21,6 @@ HERE = Path(__file__).resolve().parent
 
 DOM0_MODULES = ["virtio_blk", "squashfs", "overlay"]
 GUEST_MODULES = ["xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs", "xen-netfront", "xen-blkfront"]
-
-
-class LabError(Exception):
-    """The lab itself failed, or was asked for nonsense."""
 
 
 def parse_guests(spec: str, mem: int, vcpus: int) -> list[Guest]:
@@ -63,6 +61,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
     for face in ("guest-put", "guest-get", "guest-create", "guest-destroy", "guest-attach", "guests"):
         (root / "bin" / face).symlink_to("guest")
     shutil.copy(args.labcon, root / "bin" / "labcon")
+    shutil.copy(HERE / "bmc.sh", root / "bin" / "bmc")
     link_or_copy(host.image / "vmlinux", root / "boot" / "vmlinux")
     guest_initrd(host, modules, root / "boot" / "guest.img", args)
     for module in our_modules(args):
@@ -97,7 +96,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         "LAB_HOST": host.name,
         "LAB_MODE": args.mode,
         "LAB_NET": int(args.net),
-        "LAB_BMC": int(args.bmc),
+        "LAB_BMC": int(host.bmc.present),
         "LAB_STEP": int(args.step_timeout),
         "LAB_GUEST_BOOT": int(args.guest_timeout),
         "LAB_SILENCE": int(args.silence),
@@ -186,7 +185,7 @@ def our_programs(args: argparse.Namespace) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, args.bin):
         if path.is_dir():
-            found += [p for p in sorted(path.iterdir()) if p.is_file() and os.access(p, os.X_OK)]
+            found += [p for p in sorted(path.iterdir()) if p.is_file() and os.access(p, os.X_OK) and p.name != BMC]
         elif path.is_file():
             found.append(path)
     return found
