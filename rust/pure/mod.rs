@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be wrong without a kernel: ring arithmetic, large messages, routing, directory, shares,
+//! What can be wrong without a kernel: ring arithmetic, large messages, routing, directory, accounts,
 //! policy.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
+pub mod account;
 pub mod directory;
 pub mod large;
 // mgmtctl uses the rest.

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a receiver's queue is shared among its senders.
+//! How the room that a receiver has is shared among its senders.
 //!
 //! The rule is dbus-broker's: a sender may hold as much as what is left, divided by the number of
-//! senders and one. A lone sender gets half of the queue. Of n senders each may always hold
+//! senders and one. A lone sender gets half of the room. Of n senders each may always hold
 //! 1/(n(n + 1)) of it, and none may grow beyond 1/(n + 1), whatever the others do; no sender needs
 //! to be known in advance. Bulk messages get three quarters of that, so that a sender which fills
 //! its share with them can still send an urgent one.
+
+use core::marker::PhantomData;
 
 /// An amount of queued messages, or of room for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +72,87 @@ pub fn admits(
             share.messages,
             more.messages,
         )
+}
+
+/// There is no memory for the share of another sender.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+/// What each sender holds, in a map that the caller brings. Who holds nothing is not in it.
+pub trait Shares<S> {
+    /// What a sender holds.
+    fn get(&self, sender: S) -> Option<Amount>;
+    /// The same, to be changed.
+    fn get_mut(&mut self, sender: S) -> Option<&mut Amount>;
+    /// Adds a sender that is not there yet.
+    fn insert(&mut self, sender: S, share: Amount) -> Result<(), NoMemory>;
+    /// Removes a sender.
+    fn remove(&mut self, sender: S);
+}
+
+/// Room for messages, and who has how much of it.
+pub struct Division<S, M> {
+    capacity: Amount,
+    used: Amount,
+    senders: u32,
+    shares: M,
+    _sender: PhantomData<S>,
+}
+
+impl<S: Copy, M: Shares<S>> Division<S, M> {
+    /// Divides a room among nobody yet: `shares` is empty.
+    pub fn new(capacity: Amount, shares: M) -> Self {
+        Self {
+            capacity,
+            used: Amount::default(),
+            senders: 0,
+            shares,
+            _sender: PhantomData,
+        }
+    }
+
+    /// What all senders hold.
+    pub fn used(&self) -> Amount {
+        self.used
+    }
+
+    /// Whether they hold more than that: what comes back to its sender may.
+    pub fn is_over(&self) -> bool {
+        self.used.bytes > self.capacity.bytes || self.used.messages > self.capacity.messages
+    }
+
+    /// Whether a sender may add so much.
+    pub fn admits(&self, sender: S, more: Amount, bulk: bool) -> bool {
+        let share = self.shares.get(sender);
+        let senders = self.senders.saturating_add(u32::from(share.is_none()));
+        let share = share.unwrap_or_default();
+        admits(self.capacity, self.used, share, senders, more, bulk)
+    }
+
+    /// Adds to what a sender holds, whether or not it may.
+    pub fn charge(&mut self, sender: S, more: Amount) -> Result<(), NoMemory> {
+        if let Some(share) = self.shares.get_mut(sender) {
+            *share = share.plus(more);
+        } else {
+            self.shares.insert(sender, more)?;
+            self.senders = self.senders.saturating_add(1);
+        }
+        self.used = self.used.plus(more);
+        Ok(())
+    }
+
+    /// Takes back what was charged.
+    pub fn discharge(&mut self, sender: S, amount: Amount) {
+        let Some(share) = self.shares.get_mut(sender) else {
+            return;
+        };
+        *share = share.minus(amount);
+        self.used = self.used.minus(amount);
+        if share.is_zero() {
+            self.shares.remove(sender);
+            self.senders -= 1;
+        }
+    }
 }
 
 #[cfg(test)]
