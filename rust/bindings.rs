@@ -39,6 +39,8 @@ unsafe impl kernel::transmute::AsBytes for mgmt_policy_load {}
 unsafe impl kernel::transmute::AsBytes for mgmt_policy_read {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::AsBytes for mgmt_rule {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_account {}
 // SAFETY: Its fields are integers: any bytes are valid.
 unsafe impl kernel::transmute::FromBytes for mgmt_policy_load {}
 // SAFETY: As above.

@@ -13,6 +13,7 @@ use kernel::{
     miscdevice::{MiscDevice, MiscDeviceOptions},
     prelude::*,
     sync::poll::PollTable,
+    task::Kuid,
     types::{ForeignOwnable, Opaque}, //
 };
 
@@ -28,6 +29,11 @@ pub(crate) fn is_nonblocking<T: ForeignOwnable>(kiocb: &Kiocb<'_, T>) -> bool {
 pub(crate) fn is_admin() -> bool {
     // SAFETY: `capable` may be called from any process.
     unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) }
+}
+
+/// The effective user of the caller, as the initial user namespace knows it.
+pub(crate) fn current_euid() -> u32 {
+    Kuid::current_euid().into_raw().val
 }
 
 /// A misc device that can be polled.

@@ -3,22 +3,25 @@
 //! `/dev/mgmt`: the bridge's endpoint for userspace. `docs/uapi.md` describes it.
 
 use crate::{
+    account::Holding,
     bindings,
-    chardev::{is_nonblocking, Pollable},
+    chardev::{current_euid, is_nonblocking, Pollable},
     inbox::{PushError, CAPACITY},
-    link::{Counters, Link},
-    mcb::{check_written, Bridge, Endpoint, Prepared, Refused},
-    message::Principal,
+    mcb::{check_written, Bridge, Endpoint, Prepared, Refused, Target},
+    message::{Message, Principal},
     mgmt_back::set_mvm_ip,
     payload::Payload,
     policy::LoadError,
-    pure::{large::MAX_PAYLOAD, policy::MAX_TEXT, route::Above},
+    pure::{account::Owner, large::MAX_PAYLOAD, policy::MAX_TEXT, route::Above},
+    report,
+    trace::{is_traced, trace, Point},
     wire::{AppId, Component, Header, Reason, WireError, APP_ID_LEN, HEADER_LEN}, //
 };
 use kernel::{
     fs::{File, Kiocb},
     ioctl::{_IOR, _IOW, _IOWR},
     iov::{IovIterDest, IovIterSource},
+    list::ListArc,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     new_mutex,
     prelude::*,
@@ -31,6 +34,8 @@ use kernel::{
 pub(crate) struct MgmtFile {
     bridge: Arc<Bridge>,
     principal: Principal,
+    /// Of the user who opened it.
+    account: Holding,
     endpoint: SetOnce<Arc<Endpoint>>,
     /// Taken while binding, so that a file binds once.
     #[pin]
@@ -53,7 +58,9 @@ impl MgmtFile {
         if self.endpoint.as_ref().is_some() {
             return Err(EINVAL);
         }
-        let endpoint = self.bridge.bind(app, self.principal, shared)?;
+        let endpoint = self
+            .bridge
+            .bind(app, self.principal, &self.account, shared)?;
         self.endpoint.populate(endpoint);
         Ok(())
     }
@@ -95,35 +102,70 @@ impl MgmtFile {
         }
         let payload = Payload::from_user(iov, len - HEADER_LEN)?;
         let prepared = self.bridge.prepare(endpoint, &header, payload);
-        let (mut message, target) = match prepared.map_err(errno)? {
-            Prepared::To(message, target) => (message, target),
+        match prepared.map_err(errno)? {
+            Prepared::To(message, target, answered) => {
+                let done = self.send(endpoint, message, &target, nonblock);
+                if done.is_err() {
+                    self.bridge.unanswer(answered);
+                }
+                done?;
+            }
             Prepared::Broadcast(copies) => {
                 let mut sent = self.sent.lock();
                 *sent += 1;
                 for (copy, _) in &copies {
                     copy.set_sequence(*sent);
                 }
+                self.trace(Point::Send, || Header {
+                    sequence: *sent,
+                    ..header
+                });
                 self.bridge.deliver(copies);
-                return Ok(len);
             }
-        };
+        }
+        Ok(len)
+    }
+
+    /// Hands a message to its receiver, when that has room for it.
+    fn send(
+        &self,
+        from: &Arc<Endpoint>,
+        mut message: ListArc<Message>,
+        to: &Target,
+        nonblock: bool,
+    ) -> Result {
+        let from = Target::Endpoint(from.clone());
         loop {
             // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
             let mut sent = self.sent.lock();
             message.set_sequence(*sent + 1);
-            match target.push(message) {
+            self.bridge.await_reply(&from, &message, to)?;
+            // Once it is handed over, it is the receiver's.
+            let header = is_traced(Point::Send).then(|| message.header());
+            let (left, is_gone) = match to.push(message) {
                 Ok(()) => {
                     *sent += 1;
-                    return Ok(len);
+                    if let Some(header) = header {
+                        self.trace(Point::Send, || header);
+                    }
+                    return Ok(());
                 }
-                Err(PushError::Full(full)) => message = full,
-                Err(PushError::Closed(_)) => return Err(errno(target.gone())),
+                Err(PushError::Full(left)) => (left, false),
+                Err(PushError::Closed(left)) => (left, true),
+            };
+            if !self.bridge.withdraw(&left) {
+                *sent += 1;
+                return Ok(());
             }
             drop(sent);
+            if is_gone {
+                return Err(errno(to.gone()));
+            }
             if nonblock {
                 return Err(EAGAIN);
             }
-            target.inbox().wait_room(&message)?;
+            to.inbox().wait_room(&left)?;
+            message = left;
         }
     }
 
@@ -140,7 +182,12 @@ impl MgmtFile {
             endpoint.put_back(message);
             return Err(EFAULT);
         }
+        self.trace(Point::Deliver, || message.header());
         Ok(copied)
+    }
+
+    fn trace(&self, point: Point, header: impl FnOnce() -> Header) {
+        trace(point, self.account.owner(), Reason::None, header);
     }
 
     fn info(&self) -> bindings::mgmt_info {
@@ -246,51 +293,6 @@ impl MgmtFile {
             ..*asked
         })
     }
-
-    fn link_info(&self, from: u32) -> Result<bindings::mgmt_link> {
-        let guest = if from == bindings::MGMT_LINK_UPLINK {
-            None
-        } else {
-            self.bridge.guest_from(from)
-        };
-        match guest {
-            Some((id, link)) => Ok(link_counters(id, &link)),
-            None => {
-                let uplink = self.bridge.uplink().ok_or(ENOENT)?;
-                Ok(link_counters(bindings::MGMT_LINK_UPLINK, &uplink))
-            }
-        }
-    }
-}
-
-fn link_counters(id: u32, link: &Link) -> bindings::mgmt_link {
-    let Counters {
-        rx_messages,
-        rx_bytes,
-        tx_messages,
-        tx_bytes,
-        undeliverable,
-        stalls,
-    } = &link.counters;
-    let queued = link.inbox.used();
-    bindings::mgmt_link {
-        id,
-        state: if link.is_connected() {
-            bindings::MGMT_LINK_CONNECTED
-        } else {
-            bindings::MGMT_LINK_CLOSED
-        },
-        rx_messages: rx_messages.get(),
-        rx_bytes: rx_bytes.get(),
-        tx_messages: tx_messages.get(),
-        tx_bytes: tx_bytes.get(),
-        undeliverable: undeliverable.get(),
-        stalls: stalls.get(),
-        queued_messages: queued.messages,
-        queued_bytes: queued.bytes,
-        epoch: link.epoch,
-        reserved: [0; 5],
-    }
 }
 
 /// The errno for a message that was not accepted.
@@ -320,6 +322,7 @@ const IOC_SET_MVM: u32 = _IOW::<bindings::mgmt_mvm>(bindings::MGMT_IOC_MAGIC, 3)
 const IOC_POLICY_LOAD: u32 = _IOWR::<bindings::mgmt_policy_load>(bindings::MGMT_IOC_MAGIC, 5);
 const IOC_POLICY_READ: u32 = _IOWR::<bindings::mgmt_policy_read>(bindings::MGMT_IOC_MAGIC, 6);
 const IOC_RULE: u32 = _IOWR::<bindings::mgmt_rule>(bindings::MGMT_IOC_MAGIC, 7);
+const IOC_ACCOUNT: u32 = _IOWR::<bindings::mgmt_account>(bindings::MGMT_IOC_MAGIC, 8);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]
@@ -328,9 +331,11 @@ impl MiscDevice for MgmtFile {
 
     fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Self::Ptr> {
         let bridge = crate::bridge().ok_or(ENODEV)?;
+        let account = bridge.accounts.open(Owner::Uid(current_euid()))?;
         KBox::try_pin_init(
             try_pin_init!(Self {
-                principal: bridge.new_principal(),
+                principal: bridge.new_principal(&account),
+                account,
                 bridge,
                 endpoint: SetOnce::new(),
                 binding <- new_mutex!((), "mgmt_file_binding"),
@@ -385,7 +390,14 @@ impl MiscDevice for MgmtFile {
                 let (mut reader, mut writer) =
                     user(size_of::<bindings::mgmt_link>()).reader_writer();
                 let id = reader.read::<u32>()?;
-                writer.write(&this.link_info(id)?)?;
+                writer.write(&report::link(&this.bridge, id)?)?;
+            }
+            IOC_ACCOUNT => {
+                require_admin()?;
+                let (mut reader, mut writer) =
+                    user(size_of::<bindings::mgmt_account>()).reader_writer();
+                let (kind, id) = (reader.read::<u32>()?, reader.read::<u32>()?);
+                writer.write(&report::account(&this.bridge, kind, id)?)?;
             }
             IOC_POLICY_LOAD => {
                 require_admin()?;

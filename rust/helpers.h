@@ -31,4 +31,29 @@ void mgmt_helper_end_grant(grant_ref_t ref, void *addr);
 void mgmt_helper_put_page(void *addr);
 unsigned long mgmt_helper_vmalloc_gfn(const void *addr);
 
+/* What happens to a message. */
+enum mgmt_trace_point {
+	MGMT_TRACE_SEND,
+	MGMT_TRACE_ROUTE,
+	MGMT_TRACE_DELIVER,
+	MGMT_TRACE_DROP,
+};
+
+/* A message, as it is traced. */
+struct mgmt_traced {
+	const char *source;
+	const char *destination;
+	const char *account;
+	u64 sequence;
+	u64 correlation;
+	u32 length;
+	u16 reason;
+	u16 flags;
+	u8 kind;
+	u8 priority;
+};
+
+bool mgmt_helper_is_traced(enum mgmt_trace_point point);
+void mgmt_helper_trace(enum mgmt_trace_point point, const struct mgmt_traced *message);
+
 #endif /* _MGMT_HELPERS_H */

@@ -3,23 +3,25 @@
 //! The bounded queue in front of every receiver.
 
 use crate::{
+    account::{Account, Holding},
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     link::Link,
-    message::{Message, Principal},
-    pure::quota::{admits, Amount},
+    message::Message,
+    pure::quota::{Amount, Division, NoMemory},
+    shares::Tree,
+    waiters::{sleep, Stalled},
     wire::CLASSES, //
 };
 use kernel::{
     list::{List, ListArc},
     new_condvar,
     prelude::*,
-    rbtree::{RBTree, RBTreeNodeReservation},
-    sync::{Arc, CondVar, CondVarTimeoutResult},
-    time::msecs_to_jiffies, //
+    sync::{Arc, CondVar}, //
 };
 
-/// What a receiver's queue holds at most. While few small messages of at most three others wait in
-/// it, a sender has room for one of the largest, whatever its priority.
+/// What a receiver's queue holds at most: a quarter of what its owner's account has room for, so that
+/// one receiver that does not read leaves room for the owner's others. While few small messages of at
+/// most three others wait in it, a sender has room for one of the largest, whatever its priority.
 pub(crate) const CAPACITY: Amount = Amount {
     bytes: 8 << 20,
     messages: 4096,
@@ -27,8 +29,8 @@ pub(crate) const CAPACITY: Amount = Amount {
 
 /// Why a message was not queued.
 pub(crate) enum PushError {
-    /// The sender's share is used up. It may wait with [`Inbox::wait_room`] or
-    /// [`Inbox::call_when_room`].
+    /// The sender's share of the queue, or of the account, is used up. It may wait with
+    /// [`Inbox::wait_room`] or [`Inbox::call_when_room`].
     Full(ListArc<Message>),
     /// The receiver is gone.
     Closed(ListArc<Message>),
@@ -42,6 +44,8 @@ pub(crate) struct Inbox {
     /// Notified when a sender may have room, and when the queue closes.
     #[pin]
     room: CondVar,
+    /// Its owner's account, to which all that is queued is charged.
+    account: Arc<Account>,
 }
 
 struct Queue {
@@ -52,37 +56,16 @@ struct Queue {
     expired: List<Message>,
     /// How many of all these have a deadline.
     deadlines: u32,
-    used: Amount,
-    /// What each sender holds, if anything; and how many senders that are.
-    shares: RBTree<Principal, Amount>,
-    senders: u32,
-    /// Memory for the next share: a queue that is often empty has a new one with each message.
-    spare: Option<RBTreeNodeReservation<Principal, Amount>>,
+    /// What each open file or link has in the queue.
+    held: Division<u64, Tree<u64>>,
     /// Links that stopped because this queue was full.
-    stalled: KVec<Arc<Link>>,
+    stalled: Stalled,
 }
 
 impl Queue {
-    fn is_over_capacity(&self) -> bool {
-        self.used.bytes > CAPACITY.bytes || self.used.messages > CAPACITY.messages
-    }
-
     fn admits(&self, message: &Message) -> bool {
-        let share = self.shares.get(&message.principal);
-        let senders = self.senders + u32::from(share.is_none());
-        let share = share.copied().unwrap_or_default();
         let (more, bulk) = (message.amount(), message.class() == 0);
-        admits(CAPACITY, self.used, share, senders, more, bulk)
-    }
-
-    /// Queues a message behind those of its class.
-    fn enqueue(&mut self, message: ListArc<Message>) -> Result<(), ListArc<Message>> {
-        if self.charge(&message).is_err() {
-            return Err(message);
-        }
-        self.deadlines += u32::from(message.has_deadline());
-        self.lanes[message.class()].push_back(message);
-        Ok(())
+        self.held.admits(message.principal.id, more, bulk)
     }
 
     /// The class that the next message is of. Sets aside what has expired before it.
@@ -101,41 +84,11 @@ impl Queue {
         }
         None
     }
-
-    fn charge(&mut self, message: &Message) -> Result {
-        let amount = message.amount();
-        if let Some(share) = self.shares.get_mut(&message.principal) {
-            *share = share.plus(amount);
-        } else {
-            let memory = match self.spare.take() {
-                Some(spare) => spare,
-                None => RBTreeNodeReservation::new(GFP_ATOMIC)?,
-            };
-            self.shares
-                .insert(memory.into_node(message.principal, amount));
-            self.senders += 1;
-        }
-        self.used = self.used.plus(amount);
-        Ok(())
-    }
-
-    fn discharge(&mut self, message: &Message) {
-        let amount = message.amount();
-        self.used = self.used.minus(amount);
-        self.deadlines -= u32::from(message.has_deadline());
-        if let Some(share) = self.shares.get_mut(&message.principal) {
-            *share = share.minus(amount);
-            if share.is_zero() {
-                let node = self.shares.remove_node(&message.principal);
-                self.spare = node.map(|node| node.into_reservation());
-                self.senders -= 1;
-            }
-        }
-    }
 }
 
 impl Inbox {
-    pub(crate) fn new() -> impl PinInit<Self> {
+    pub(crate) fn new(account: &Holding) -> impl PinInit<Self> {
+        let account = Arc::clone(account);
         pin_init!(Self {
             queue <- new_spinlock_bh!(
                 Queue {
@@ -143,28 +96,28 @@ impl Inbox {
                     lanes: [const { List::new() }; CLASSES],
                     expired: List::new(),
                     deadlines: 0,
-                    used: Amount::default(),
-                    shares: RBTree::new(),
-                    senders: 0,
-                    spare: None,
-                    stalled: KVec::new(),
+                    held: Division::new(CAPACITY, Tree::new()),
+                    stalled: Stalled::new(),
                 },
                 "mgmt_inbox"
             ),
             room <- new_condvar!("mgmt_inbox_room"),
+            account,
         })
     }
 
-    /// Queues a message if its sender's share allows. The caller wakes the receiver.
+    /// Queues a message if its sender's shares allow. The caller wakes the receiver.
     pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
         let mut queue = self.queue.lock();
         if !queue.open {
             return Err(PushError::Closed(message));
         }
-        if !queue.admits(&message) {
-            return Err(PushError::Full(message));
+        if queue.admits(&message) && self.account.admit(&message).is_ok() {
+            return self.enqueue(&mut queue, message);
         }
-        queue.enqueue(message).map_err(PushError::Full)
+        drop(queue);
+        self.account.refuse(&message);
+        Err(PushError::Full(message))
     }
 
     /// Queues what comes back to its own sender, whose queue this is, or gives it back if the
@@ -177,12 +130,37 @@ impl Inbox {
         if !queue.open {
             return Err(PushError::Closed(message));
         }
-        queue.enqueue(message).map_err(PushError::Full)
+        if self.account.charge(&message).is_err() {
+            return Err(PushError::Full(message));
+        }
+        self.enqueue(&mut queue, message)
+    }
+
+    /// Queues a message that the account was charged for, behind those of its class.
+    fn enqueue(
+        &self,
+        queue: &mut Guard<'_, Queue>,
+        message: ListArc<Message>,
+    ) -> Result<(), PushError> {
+        if let Err(NoMemory) = queue.held.charge(message.principal.id, message.amount()) {
+            self.account.discharge(&message);
+            return Err(PushError::Full(message));
+        }
+        queue.deadlines += u32::from(message.has_deadline());
+        queue.lanes[message.class()].push_back(message);
+        Ok(())
+    }
+
+    /// A message is not in the queue any more.
+    fn discharge(&self, queue: &mut Guard<'_, Queue>, message: &Message) {
+        queue.deadlines -= u32::from(message.has_deadline());
+        queue.held.discharge(message.principal.id, message.amount());
+        self.account.discharge(message);
     }
 
     /// Whether so much came back to this receiver that it must read before it sends.
     pub(crate) fn is_over_capacity(&self) -> bool {
-        self.queue.lock().is_over_capacity()
+        self.queue.lock().held.is_over()
     }
 
     /// Waits until this message may fit, or the receiver is gone.
@@ -190,21 +168,20 @@ impl Inbox {
     /// `EINTR` (as `ERESTARTSYS`) if a signal came first, `ETIMEDOUT` if its deadline passed.
     pub(crate) fn wait_room(&self, message: &Message) -> Result {
         let mut queue = self.queue.lock();
-        while queue.open && !queue.admits(message) {
-            let Some(left) = message.time_left() else {
-                if self.room.wait_interruptible(&mut queue) {
-                    return Err(ERESTARTSYS);
-                }
-                continue;
-            };
-            if left == 0 {
+        while queue.open {
+            let left = message.time_left();
+            if left == Some(0) {
                 return Err(ETIMEDOUT);
             }
-            let jiffies = msecs_to_jiffies(left);
-            if let CondVarTimeoutResult::Signal { .. } =
-                self.room.wait_interruptible_timeout(&mut queue, jiffies)
-            {
-                return Err(ERESTARTSYS);
+            if !queue.admits(message) {
+                sleep(&self.room, &mut queue, left)?;
+            } else if let Some(shortage) = self.account.shortage(message) {
+                // That the queue closes from now on is news for the account, too.
+                drop(queue);
+                self.account.wait(shortage, left)?;
+                queue = self.queue.lock();
+            } else {
+                break;
             }
         }
         Ok(())
@@ -212,25 +189,29 @@ impl Inbox {
 
     /// Calls [`Link::schedule`] once when this message may fit, or now if it does.
     pub(crate) fn call_when_room(&self, link: &Arc<Link>, message: &Message) {
-        self.call_unless(link, |queue| queue.admits(message));
+        let mut queue = self.queue.lock();
+        if queue.open && !queue.admits(message) {
+            queue.stalled.add(link);
+        } else if !queue.open || !self.account.call_when_room(link, message) {
+            drop(queue);
+            Link::schedule(link);
+        }
     }
 
     /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over capacity.
     pub(crate) fn call_when_below_capacity(&self, link: &Arc<Link>) {
-        self.call_unless(link, |queue| !queue.is_over_capacity());
+        let mut queue = self.queue.lock();
+        if queue.open && queue.held.is_over() {
+            queue.stalled.add(link);
+        } else {
+            drop(queue);
+            Link::schedule(link);
+        }
     }
 
-    fn call_unless(&self, link: &Arc<Link>, may_go_on: impl FnOnce(&Queue) -> bool) {
-        let mut queue = self.queue.lock();
-        let known = |queue: &Queue| queue.stalled.iter().any(|other| Arc::ptr_eq(other, link));
-        if queue.open && !may_go_on(&queue) {
-            // However often the link's peer sends events, it stands here once.
-            if known(&queue) || queue.stalled.push(link.clone(), GFP_ATOMIC).is_ok() {
-                return;
-            }
-        }
-        drop(queue);
-        Link::schedule(link);
+    /// Whose account what waits here is charged to.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// Takes the next message if it has at most `max` bytes.
@@ -268,7 +249,7 @@ impl Inbox {
             return Err(EMSGSIZE);
         }
         let message = next.remove();
-        queue.discharge(&message);
+        self.discharge(queue, &message);
         self.made_room(queue);
         Ok(message)
     }
@@ -276,8 +257,9 @@ impl Inbox {
     /// Puts back, at the front, the message that [`Inbox::pop`] just took.
     pub(crate) fn unpop(&self, message: ListArc<Message>) {
         let mut queue = self.queue.lock();
-        // Without memory for the account, it goes uncharged, once, to nobody's gain.
-        let _ = queue.charge(&message);
+        // Without memory for its shares, it goes uncharged, once, to nobody's gain.
+        let _ = self.account.charge(&message);
+        let _ = queue.held.charge(message.principal.id, message.amount());
         queue.deadlines += u32::from(message.has_deadline());
         queue.lanes[message.class()].push_front(message);
     }
@@ -290,7 +272,7 @@ impl Inbox {
 
     /// Messages that wait.
     pub(crate) fn used(&self) -> Amount {
-        self.queue.lock().used
+        self.queue.lock().held.used()
     }
 
     /// Takes out the messages whose deadline has passed. Also returns whether others have one
@@ -313,7 +295,7 @@ impl Inbox {
             }
         }
         for message in taken.iter() {
-            queue.discharge(&message);
+            self.discharge(&mut queue, &message);
         }
         if !taken.is_empty() {
             self.made_room(&mut queue);
@@ -330,18 +312,16 @@ impl Inbox {
         for lane in queue.lanes.iter_mut().rev() {
             left.push_all_back(lane);
         }
-        queue.used = Amount::default();
-        queue.deadlines = 0;
-        queue.shares = RBTree::new();
-        queue.senders = 0;
+        for message in left.iter() {
+            self.discharge(&mut queue, &message);
+        }
         self.made_room(&mut queue);
+        self.account.receiver_gone();
         left
     }
 
     fn made_room(&self, queue: &mut Guard<'_, Queue>) {
-        for link in core::mem::take(&mut queue.stalled) {
-            Link::schedule(&link);
-        }
+        queue.stalled.resume();
         self.room.notify_all();
     }
 }

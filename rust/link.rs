@@ -9,6 +9,7 @@
 //! the bridge's list of queues with deadlines, or one lender. Nobody waits for a second `io`.
 
 use crate::{
+    account::Holding,
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     channel::{Channel, SendError},
     inbox::{Inbox, PushError},
@@ -17,6 +18,7 @@ use crate::{
     message::{Message, Principal, Room},
     payload::Payload,
     pure::{
+        account::Owner,
         large::MAX_INLINE,
         ring::{Broken, Format, PushError as RingError},
         route::Origin, //
@@ -94,8 +96,10 @@ pub(crate) struct Counters {
 pub(crate) struct Link {
     /// Who is at the other end, as messages from there come in.
     pub(crate) origin: Origin,
-    /// Who is charged for what comes from there.
+    /// Who sends what comes from there.
     pub(crate) principal: Principal,
+    /// Of the domain there.
+    _account: Holding,
     /// Incarnation of the channel.
     pub(crate) epoch: u32,
     pub(crate) counters: Counters,
@@ -252,16 +256,18 @@ impl Link {
         origin: Origin,
         epoch: u32,
     ) -> Result<Arc<Self>> {
+        let account = bridge.accounts.open(Owner::of(origin))?;
         Arc::pin_init(
             try_pin_init!(Self {
                 origin,
-                principal: bridge.new_principal(),
+                principal: bridge.new_principal(&account),
                 epoch,
                 counters: Counters::default(),
                 dev,
                 complaints: complaints.clone(),
                 bridge: bridge.clone(),
-                inbox <- Inbox::new(),
+                inbox <- Inbox::new(&account),
+                _account: account,
                 io <- new_spinlock_bh!(
                     Io {
                         channel: None,

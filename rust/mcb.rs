@@ -6,6 +6,7 @@
 //! and nothing else. Routing is `pure::route`; here are the tables and the stamping.
 
 use crate::{
+    account::{Accounts, Holding, Taken},
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
     link::Link,
@@ -13,10 +14,12 @@ use crate::{
     payload::Payload,
     policy::{LoadError, Policy},
     pure::{
+        account::{Owner, Slot},
         directory::{Bound, Receiver},
         route::{Above, Names, Origin, VmName}, //
     },
     queue::OwnedQueue,
+    trace::{trace, Point},
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
 };
 use kernel::{
@@ -35,14 +38,19 @@ use kernel::{
 
 mod directory;
 mod expiry;
+mod replies;
 mod watch;
 
 use directory::Directory;
 use expiry::Expiring;
+use replies::{Answered, Requests, Teller};
 use watch::Notices;
 
 /// What the bridge itself sends is charged to this principal.
-const BRIDGE: Principal = Principal(0);
+const BRIDGE: Principal = Principal {
+    id: 0,
+    owner: Owner::Bridge,
+};
 
 /// Somebody in this domain who has bound an App_ID.
 #[pin_data]
@@ -59,6 +67,7 @@ pub(crate) struct Endpoint {
     expiring: ListLinks,
     #[pin]
     is_expiring: AtomicTracker,
+    _slot: Taken,
 }
 
 impl_list_arc_safe! {
@@ -91,6 +100,13 @@ impl Target {
         }
     }
 
+    pub(crate) fn principal(&self) -> Principal {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.principal,
+            Self::Link(link) => link.principal,
+        }
+    }
+
     /// Queues a message and wakes its receiver.
     pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
         let has_deadline = message.has_deadline();
@@ -105,6 +121,11 @@ impl Target {
         self.inbox().push_returned(message)?;
         self.pushed(has_deadline);
         Ok(())
+    }
+
+    fn trace_route(&self, message: &Message) {
+        let owner = self.inbox().account().owner();
+        trace(Point::Route, owner, Reason::None, || message.header());
     }
 
     /// Why a message that this receiver did not take any more is refused.
@@ -132,7 +153,8 @@ pub(crate) type Addressed = (ListArc<Message>, Target);
 
 /// What an endpoint's message became.
 pub(crate) enum Prepared {
-    To(ListArc<Message>, Target),
+    /// It goes to this receiver; perhaps it is the answer to a request.
+    To(ListArc<Message>, Target, Option<Answered>),
     /// Copies for each receiver of a broadcast, be there any or none.
     Broadcast(KVVec<Addressed>),
 }
@@ -179,14 +201,18 @@ pub(crate) struct Bridge {
     moves: OwnedQueue,
     /// Where all is done that may sleep.
     chores: OwnedQueue,
+    pub(crate) accounts: Arc<Accounts>,
     next_principal: Atomic<u64>,
     next_epoch: Atomic<u32>,
     next_watch: Atomic<u64>,
     #[pin]
     table: SpinLockBh<Table>,
+    next_request: Atomic<u64>,
+    #[pin]
+    requests: SpinLockBh<Requests>,
     #[pin]
     expiring: SpinLockBh<Expiring>,
-    /// Takes expired messages out of these queues, while there are any.
+    /// Takes what has expired out of these, while there is any.
     #[pin]
     expiry: DelayedWork<Bridge>,
     /// How many delayed works wait for their time, and whether no more may.
@@ -216,7 +242,8 @@ impl Bridge {
             try_pin_init!(Self {
                 moves: OwnedQueue::new_bh(c"mgmt_moves")?,
                 chores: OwnedQueue::new(c"mgmt_chores")?,
-                next_principal: Atomic::new(BRIDGE.0 + 1),
+                accounts: Accounts::new()?,
+                next_principal: Atomic::new(BRIDGE.id + 1),
                 next_epoch: Atomic::new(1),
                 next_watch: Atomic::new(0),
                 table <- new_spinlock_bh!(
@@ -227,6 +254,8 @@ impl Bridge {
                     },
                     "mgmt_table"
                 ),
+                next_request: Atomic::new(1),
+                requests <- new_spinlock_bh!(Requests::new(), "mgmt_requests"),
                 expiring <- new_spinlock_bh!(Expiring::default(), "mgmt_expiring"),
                 expiry <- new_delayed_work!("mgmt_expiry"),
                 delayed: Atomic::new(0),
@@ -267,8 +296,12 @@ impl Bridge {
         self.delayed.fetch_sub(1, Relaxed);
     }
 
-    pub(crate) fn new_principal(&self) -> Principal {
-        Principal(self.next_principal.fetch_add(1, Relaxed))
+    /// Another open file, or incarnation of a link, of this account.
+    pub(crate) fn new_principal(&self, account: &Holding) -> Principal {
+        Principal {
+            id: self.next_principal.fetch_add(1, Relaxed),
+            owner: account.owner(),
+        }
     }
 
     pub(crate) fn new_epoch(&self) -> u32 {
@@ -321,18 +354,21 @@ impl Bridge {
         self.table.lock().directory.uplink().cloned()
     }
 
-    /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it.
+    /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it;
+    /// `ENOSPC` if the account has as many as it may.
     pub(crate) fn bind(
         self: &Arc<Self>,
         app: AppId,
         principal: Principal,
+        account: &Holding,
         shared: bool,
     ) -> Result<Arc<Endpoint>> {
         let endpoint = Arc::pin_init(
             try_pin_init!(Endpoint {
                 app,
                 principal,
-                inbox <- Inbox::new(),
+                inbox <- Inbox::new(account),
+                _slot: account.take(Slot::Endpoints, 1)?,
                 readable: PollCondVarBox::new(c"mgmt_endpoint", kernel::static_lock_class!())?,
                 bridge: self.clone(),
                 expiring <- ListLinks::new(),
@@ -344,7 +380,7 @@ impl Bridge {
             endpoint: endpoint.clone(),
             shared,
         };
-        let entry = RBTreeNode::new((app, principal.0), bound, GFP_KERNEL)?;
+        let entry = RBTreeNode::new((app, principal.id), bound, GFP_KERNEL)?;
         let mut table = self.table.lock();
         if !table.directory.may_bind(app, shared) {
             return Err(EADDRINUSE);
@@ -361,7 +397,7 @@ impl Bridge {
 
     /// Frees the App_ID; what the endpoint had not read goes back to its senders.
     pub(crate) fn unbind(&self, endpoint: &Endpoint) {
-        let key = (endpoint.app, endpoint.principal.0);
+        let key = (endpoint.app, endpoint.principal.id);
         let mut notices = Notices::default();
         let mut table = self.table.lock();
         let entry = table.directory.unbind(&key);
@@ -377,6 +413,7 @@ impl Bridge {
         while let Some(message) = left.pop_front() {
             self.bounce(&message, Reason::PeerGone);
         }
+        self.end_requests_of(endpoint.principal);
     }
 
     /// Makes a link known. If there is one to the same domain already, `EEXIST`.
@@ -420,6 +457,7 @@ impl Bridge {
         drop(table);
         drop(entry);
         self.tell(notices);
+        self.end_requests_of(link.principal);
     }
 
     /// Stamps a message of an endpoint and finds who receives it.
@@ -461,11 +499,14 @@ impl Bridge {
                 )
                 .map(Prepared::Broadcast);
         }
-        let (target, component) = self.find(Origin::Local, &header)?;
+        let (mut target, component) = self.find(Origin::Local, &header)?;
         header.destination.component = component;
         let message =
             Message::new(header, payload, from.principal, GFP_KERNEL).map_err(Refused::Failed)?;
-        Ok(Prepared::To(message, target))
+        self.number_request(&message);
+        let answered = self.answer(from.principal, &header, &mut target);
+        target.trace_route(&message);
+        Ok(Prepared::To(message, target, answered))
     }
 
     /// Finds the receiver of a message that came in by `link`; `room` is for the message, or what
@@ -516,12 +557,28 @@ impl Bridge {
             self.find(link.origin, &header)
         };
         match found {
-            Ok((target, destination)) => {
+            Ok((mut target, destination)) => {
                 header.destination.component = destination;
-                Forwarded::To(room.fill(header, payload, link.principal), target)
+                let answered = self.answer(link.principal, &header, &mut target);
+                let is_told = header.kind == Kind::Undeliverable
+                    && header.flags.contains(Flags::REQUEST)
+                    && answered.is_none();
+                if is_told && matches!(target, Target::Endpoint(_)) {
+                    return Forwarded::Dropped;
+                }
+                let message = room.fill(header, payload, link.principal);
+                self.number_request(&message);
+                if self.await_reply(&back, &message, &target).is_err() {
+                    // It passes without being remembered: who asked has its own bridge for that.
+                    message.set_request_number(0);
+                }
+                target.trace_route(&message);
+                Forwarded::To(message, target)
             }
             Err(refused) => {
-                let Some(answer) = header.undeliverable(refused.reason()) else {
+                let reason = refused.reason();
+                trace(Point::Drop, link.principal.owner, reason, || header);
+                let Some(answer) = header.undeliverable(reason) else {
                     return Forwarded::Dropped;
                 };
                 link.count_undeliverable();
@@ -537,18 +594,17 @@ impl Bridge {
         } else {
             reason
         };
-        let Some(back) = message.undeliverable(reason, BRIDGE) else {
-            return;
+        let header = message.header();
+        trace(Point::Drop, message.principal.owner, reason, || header);
+        let sender = match self.teller(message) {
+            Teller::Nobody => return,
+            Teller::To(requester) => Some(requester),
+            Teller::Anybody => self.find_sender(&header),
         };
-        let Ok((target, _)) = self.find_asker(Origin::Local, &back.header()) else {
-            // The sender is gone.
-            return;
-        };
-        if let Target::Link(link) = &target {
-            link.count_undeliverable();
+        // A sender that is gone does not wait for it.
+        if let Some(sender) = sender {
+            self.tell_undeliverable(&header, reason, sender);
         }
-        // A sender that went away meanwhile does not wait for it.
-        let _ = target.push_returned(back);
     }
 
     /// Finds the receiver of a message to one, and the name that its component is to carry, as
@@ -561,6 +617,13 @@ impl Bridge {
     /// As [`Bridge::find`], for what no rule forbids: a bridge's own words to who asked for them.
     fn find_asker(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
         Ok(self.table.lock().directory.find_asker(origin, header)?)
+    }
+
+    /// Finds who sent a message.
+    fn find_sender(&self, header: &Header) -> Option<Target> {
+        let back = Header::new(Kind::Undeliverable, header.source, 0);
+        let (sender, _) = self.find_asker(Origin::Local, &back).ok()?;
+        Some(sender)
     }
 
     /// Makes the copies of a broadcast, for every receiver but the sender.
@@ -625,7 +688,7 @@ impl Bridge {
             pushed.map_err(|e| Refused::Failed(e.into()))
         };
         let directory = &table.directory;
-        directory.find_all(&*table.policy, origin, header, sender.0, add)?;
+        directory.find_all(&*table.policy, origin, header, sender.id, add)?;
         Ok(targets)
     }
 
@@ -638,6 +701,7 @@ impl Bridge {
     }
 
     fn deliver_one(&self, message: ListArc<Message>, target: &Target) {
+        target.trace_route(&message);
         let pushed = if message.principal == BRIDGE {
             target.push_returned(message)
         } else {
@@ -648,6 +712,15 @@ impl Bridge {
             Err(PushError::Full(message)) => self.bounce(&message, Reason::Quota),
             Err(PushError::Closed(message)) => self.bounce(&message, Reason::PeerGone),
         }
+    }
+
+    /// The endpoint behind this one in the directory, or the first.
+    pub(crate) fn endpoint_after(&self, last: Option<&Endpoint>) -> Option<Arc<Endpoint>> {
+        let from = match last {
+            None => (AppId::FIRST, 0),
+            Some(last) => (last.app, last.principal.id + 1),
+        };
+        self.table.lock().directory.endpoint_from(&from)
     }
 }
 

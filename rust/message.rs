@@ -4,8 +4,8 @@
 
 use crate::{
     payload::Payload,
-    pure::quota::Amount,
-    wire::{Header, Reason, HEADER_LEN}, //
+    pure::{account::Owner, quota::Amount},
+    wire::{Header, HEADER_LEN}, //
 };
 use core::{convert::Infallible, mem::MaybeUninit};
 use kernel::{
@@ -19,9 +19,14 @@ use kernel::{
     time::{Delta, Instant, Monotonic}, //
 };
 
-/// Who is charged for a message: one open file, one incarnation of a link, or the bridge itself.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Principal(pub(crate) u64);
+/// Who sent a message: one open file, one incarnation of a link, or the bridge itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Principal {
+    /// Given once.
+    pub(crate) id: u64,
+    /// Who is charged.
+    pub(crate) owner: Owner,
+}
 
 /// A message, with its source stamped and its destination resolved.
 #[pin_data]
@@ -33,6 +38,8 @@ pub(crate) struct Message {
     pub(crate) principal: Principal,
     /// When it is no longer worth delivering, if ever.
     expires: Option<Instant<Monotonic>>,
+    /// Its number among the requests that this bridge remembers; 0 if it is none.
+    request_number: Atomic<u64>,
     /// Where the message ends in the ring that it was put into; meaningless before.
     ring_position: Atomic<u32>,
     #[pin]
@@ -62,6 +69,7 @@ impl Room {
             header,
             payload,
             principal,
+            request_number: Atomic::new(0),
             ring_position: Atomic::new(0),
             links <- ListLinks::new(),
         }));
@@ -91,20 +99,6 @@ impl Message {
         Ok(Room::new(gfp)?.fill(header, payload, principal))
     }
 
-    /// The message that tells this one's sender that it was not delivered, if it wants to know.
-    ///
-    /// Without memory for it there is none, and the loss is logged: there is nothing left to do.
-    pub(crate) fn undeliverable(
-        &self,
-        reason: Reason,
-        principal: Principal,
-    ) -> Option<ListArc<Self>> {
-        let header = self.header().undeliverable(reason)?;
-        Self::new(header, Payload::empty(), principal, GFP_ATOMIC)
-            .inspect_err(|_| pr_warn_ratelimited_lost())
-            .ok()
-    }
-
     /// The header, as the receiver gets it: the deadline is what is left of it.
     pub(crate) fn header(&self) -> Header {
         Header {
@@ -125,6 +119,11 @@ impl Message {
         self.time_left() == Some(0)
     }
 
+    /// When that is.
+    pub(crate) fn expires(&self) -> Option<Instant<Monotonic>> {
+        self.expires
+    }
+
     pub(crate) fn has_deadline(&self) -> bool {
         self.expires.is_some()
     }
@@ -137,6 +136,16 @@ impl Message {
     /// Stamps the sequence number, before the message is queued.
     pub(crate) fn set_sequence(&self, sequence: u64) {
         self.sequence.store(sequence, Relaxed);
+    }
+
+    /// Says which of the requests it is that this bridge remembers; 0 for none.
+    pub(crate) fn set_request_number(&self, number: u64) {
+        self.request_number.store(number, Relaxed);
+    }
+
+    pub(crate) fn request_number(&self) -> Option<u64> {
+        let number = self.request_number.load(Relaxed);
+        (number != 0).then_some(number)
     }
 
     /// Bytes of the whole message, as it is read and written.
@@ -157,8 +166,4 @@ impl Message {
     pub(crate) fn ring_position(&self) -> u32 {
         self.ring_position.load(Relaxed)
     }
-}
-
-fn pr_warn_ratelimited_lost() {
-    pr_warn!("no memory to tell a sender of an undeliverable message\n");
 }

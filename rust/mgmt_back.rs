@@ -16,10 +16,14 @@
 //! Any other state of the other end changes nothing: it may show any state at any time.
 
 use crate::{
+    account::Holding,
     channel::{node, Channel, PROTOCOL},
     link::Link,
     mcb::Bridge,
-    pure::route::Origin,
+    pure::{
+        account::{Owner, Slot},
+        route::Origin,
+    },
     xen::{
         event::{EventChannel, Port},
         grant::{GrantRef, MappedPages, SharedPages, MAX_PAGES},
@@ -55,6 +59,8 @@ pub(crate) struct Back;
 pub(crate) struct BackData {
     bridge: Arc<Bridge>,
     complaints: Arc<Complaints>,
+    /// Of the domain there, from one channel to the next.
+    account: Holding,
     lender: Arc<Lender>,
     #[pin]
     /// The link, and the session number of its rings.
@@ -189,7 +195,8 @@ impl Driver for Back {
         try_pin_init!(BackData {
             bridge: crate::bridge().ok_or(ENODEV)?,
             complaints: Complaints::new()?,
-            lender: Lender::new(dev.otherend_id())?,
+            account: bridge.accounts.open(Owner::Guest(dev.otherend_id().into()))?,
+            lender: Lender::new(dev.otherend_id(), account.none_of(Slot::Pages))?,
             link <- new_mutex!(None, "mgmtback"),
         })
         .pin_chain(move |data| data.publish(dev))

@@ -15,10 +15,14 @@
 //! Any other state of the other end changes nothing.
 
 use crate::{
+    account::Holding,
     channel::{node, Channel, PROTOCOL},
     link::Link,
     mcb::Bridge,
-    pure::route::{Above, Origin, VmName},
+    pure::{
+        account::{Owner, Slot},
+        route::{Above, Origin, VmName}, //
+    },
     xen::{
         self,
         event::EventChannel,
@@ -59,6 +63,8 @@ pub(crate) struct Front;
 pub(crate) struct FrontData {
     bridge: Arc<Bridge>,
     complaints: Arc<Complaints>,
+    /// Of the domain there, from one channel to the next.
+    account: Holding,
     lender: Arc<Lender>,
     #[pin]
     state: Mutex<Connection>,
@@ -276,7 +282,8 @@ impl Driver for Front {
         try_pin_init!(FrontData {
             bridge: crate::bridge().ok_or(ENODEV)?,
             complaints: Complaints::new()?,
-            lender: Lender::new(dev.otherend_id())?,
+            account: bridge.accounts.open(Owner::Uplink)?,
+            lender: Lender::new(dev.otherend_id(), account.none_of(Slot::Pages))?,
             state <- new_mutex!(Connection::None, "mgmtfront"),
             // The device may have been closed by an earlier incarnation of this module.
             _: { start_anew(dev)? },

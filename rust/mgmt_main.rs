@@ -13,22 +13,26 @@
 //!    |
 //!   mgmt_front, mgmt_back    the xenbus drivers that set a channel up
 //!
-//!   pure         routing, directory, ring arithmetic, shares: no kernel, tested on the host
+//!   account      who may hold how much
+//!   report, debug, trace    counters, by ioctl and in debugfs; tracepoints
+//!   pure         routing, directory, ring arithmetic, accounts: no kernel, tested on the host
 //!   wire         the message format, the same in userspace
 //!   xen          safe abstractions of xenbus, grants, event channels
 //! ```
 //!
-//! Unsafe code is in `xen`, `bh`, `chardev`, `queue`, `bindings`, and the lock below; nowhere else.
+//! Unsafe code is in `xen`, `bh`, `chardev`, `queue`, `trace`, `bindings`, and the lock below; nowhere else.
 
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
 
+mod account;
 mod bh;
 mod bindings;
 mod channel;
 mod chardev;
+mod debug;
 mod dev;
 mod inbox;
 mod large;
@@ -43,6 +47,10 @@ mod policy;
 #[path = "pure/mod.rs"]
 mod pure;
 mod queue;
+mod report;
+mod shares;
+mod trace;
+mod waiters;
 // Userspace uses the rest.
 #[allow(dead_code, unreachable_pub, unused_imports)]
 #[path = "../userspace/mgmt-wire/src/wire/mod.rs"]
@@ -110,6 +118,8 @@ impl Drop for BridgeGuard {
 #[pin_data]
 struct Mgmt {
     #[pin]
+    _debug: debug::Files,
+    #[pin]
     _device: chardev::Registration<dev::MgmtFile>,
     #[pin]
     _front: mgmt_front::Registration,
@@ -126,6 +136,7 @@ impl kernel::InPlaceModule for Mgmt {
             _back <- mgmt_back::Registration::new(c"mgmtback", module),
             _front <- mgmt_front::Registration::new(c"mgmtfront", module),
             _device <- chardev::Registration::new(),
+            _debug <- debug::Files::new(),
         })
     }
 }

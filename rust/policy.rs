@@ -78,6 +78,12 @@ impl Policy {
         self.hits.len()
     }
 
+    /// Every rule, and how often it has decided.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (&Rule, u64)> {
+        let hits = self.hits.iter().map(Counter::get);
+        self.table.rules().iter().zip(hits)
+    }
+
     /// The line of a rule, and how often it has decided.
     pub(crate) fn rule(&self, number: usize) -> Option<(u32, u64)> {
         let rule = self.table.rules().get(number)?;

@@ -185,6 +185,35 @@ struct mgmt_rule {
 	__u32	reserved[4];		/* 0 */
 };
 
+/* struct mgmt_account.kind: whose it is */
+#define MGMT_ACCOUNT_UID	1	/* a user of this domain; @id is the number */
+#define MGMT_ACCOUNT_GUEST	2	/* a guest; @id is its VM_ID */
+#define MGMT_ACCOUNT_UPLINK	3	/* Dom-M, in a guest; @id is 0 */
+
+/* Of what an account may hold. */
+struct mgmt_slots {
+	__u32	bytes;			/* of messages on their way to the owner's receivers */
+	__u32	messages;		/* how many these are */
+	__u32	endpoints;		/* bound App_IDs */
+	__u32	watches;
+	__u32	replies;		/* requests that await their reply */
+	__u32	pages;			/* granted to the owner */
+};
+
+/*
+ * MGMT_IOC_ACCOUNT: the account with the smallest (@kind, @id) that is not below the given one.
+ * Start with 0, 0 and go on with the returned @id + 1 (after the largest @id with @kind + 1) until
+ * ENOENT. CAP_SYS_ADMIN.
+ */
+struct mgmt_account {
+	__u32	kind;			/* in and out: MGMT_ACCOUNT_* */
+	__u32	id;			/* in and out */
+	struct mgmt_slots used;
+	struct mgmt_slots max;
+	__u64	refusals;		/* how often there was no room for something */
+	__u32	reserved[4];		/* 0 */
+};
+
 #define MGMT_IOC_MAGIC		0xCE
 #define MGMT_IOC_BIND		_IOW(MGMT_IOC_MAGIC, 1, struct mgmt_bind)
 #define MGMT_IOC_INFO		_IOR(MGMT_IOC_MAGIC, 2, struct mgmt_info)
@@ -193,5 +222,6 @@ struct mgmt_rule {
 #define MGMT_IOC_POLICY_LOAD	_IOWR(MGMT_IOC_MAGIC, 5, struct mgmt_policy_load)
 #define MGMT_IOC_POLICY_READ	_IOWR(MGMT_IOC_MAGIC, 6, struct mgmt_policy_read)
 #define MGMT_IOC_RULE		_IOWR(MGMT_IOC_MAGIC, 7, struct mgmt_rule)
+#define MGMT_IOC_ACCOUNT	_IOWR(MGMT_IOC_MAGIC, 8, struct mgmt_account)
 
 #endif /* _UAPI_MGMT_H */

@@ -61,7 +61,8 @@ impl Target {
 }
 
 impl Bridge {
-    fn expire_soon(this: &Arc<Self>) {
+    /// Has the bridge look for what has expired.
+    pub(super) fn expire_soon(this: &Arc<Self>) {
         if this.closing.load(Relaxed) {
             return;
         }
@@ -73,22 +74,25 @@ impl Bridge {
         }
     }
 
-    /// Returns expired messages to their senders.
-    fn expire(&self) {
+    /// Returns expired messages to their senders, and ends expired requests.
+    fn expire(this: &Arc<Self>) {
+        if this.expire_requests() {
+            Self::expire_soon(this);
+        }
         let Expiring {
             mut endpoints,
             mut links,
-        } = core::mem::take(&mut *self.expiring.lock());
+        } = core::mem::take(&mut *this.expiring.lock());
         while let Some(endpoint) = endpoints.pop_front() {
             // From here on it may be put into the list again.
             let endpoint = endpoint.into_arc();
-            if self.expire_in(&endpoint.inbox) {
+            if this.expire_in(&endpoint.inbox) {
                 Target::Endpoint(endpoint).expire_later();
             }
         }
         while let Some(link) = links.pop_front() {
             let link = link.into_arc();
-            let queued = self.expire_in(&link.inbox);
+            let queued = this.expire_in(&link.inbox);
             if Link::expire(&link) || queued {
                 Target::Link(link).expire_later();
             }

@@ -7,12 +7,14 @@
 
 use super::{Bridge, Refused, Table, Target, BRIDGE};
 use crate::{
+    account::Taken,
     link::Link,
     message::{Message, Principal},
     payload::Payload,
     pure::{
+        account::Slot,
         policy::Verdict,
-        route::{route, Origin, Route}, //
+        route::{is_same_vm, route, Origin, Route}, //
     },
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, PRESENCE_LEN},
 };
@@ -21,11 +23,6 @@ use kernel::{
     rbtree::RBTreeNode,
     sync::{atomic::ordering::Relaxed, Arc}, //
 };
-
-/// Most watches of one open file, of one guest, and of everybody.
-const MAX_OF_FILE: usize = 64;
-const MAX_OF_GUEST: usize = 1024;
-const MAX_WATCHES: usize = 8192;
 
 /// Somebody wants to hear who binds and frees an App_ID. That is in the key.
 pub(super) struct Watch {
@@ -38,6 +35,8 @@ pub(super) struct Watch {
     component: Component,
     /// What came up by a channel, and has not gone down again.
     up: KVec<Component>,
+    /// Of the account of who asked; none only until it is clear that this watch is a new one.
+    slot: Option<Taken>,
 }
 
 pub(super) type Key = (AppId, u64);
@@ -239,6 +238,7 @@ impl Bridge {
             principal,
             component,
             up: KVec::new(),
+            slot: None,
         };
         let key = (app, self.next_watch.fetch_add(1, Relaxed));
         let node = RBTreeNode::new(key, watch, GFP_ATOMIC).map_err(Refused::Failed)?;
@@ -264,18 +264,12 @@ impl Bridge {
         let known = of_app.find(|(_, watch)| same(watch)).map(|(&key, _)| key);
         match (event, known) {
             (Event::Watch, None) => {
-                let of_asker = |watch: &&Watch| watch.principal == principal;
-                let most = match origin {
-                    Origin::Local => MAX_OF_FILE,
-                    Origin::Guest(_) => MAX_OF_GUEST,
-                    Origin::Uplink => MAX_WATCHES,
-                };
-                if table.watches.values().count() >= MAX_WATCHES
-                    || table.watches.values().filter(of_asker).count() >= most
-                {
-                    return Err(Refused::Failed(ENOSPC));
-                }
+                let slot = to.inbox().account().take(Slot::Watches, 1);
+                let slot = slot.map_err(Refused::Failed)?;
                 table.watches.insert(node);
+                if let Some(watch) = table.watches.get_mut(&key) {
+                    watch.slot = Some(slot);
+                }
                 if let Some(watch) = table.watches.get(&key) {
                     table.spread(app, watch, event, &mut notices);
                 }
@@ -360,23 +354,5 @@ impl Bridge {
             };
             self.deliver_one(message, &notice.to);
         }
-    }
-}
-
-/// Whether two names mean the same VM, where one may lack the address of the platform.
-fn is_same_vm(a: &Component, b: &Component) -> bool {
-    match (a, b) {
-        (
-            Component::Vm { mvm_ip, vm_id },
-            Component::Vm {
-                mvm_ip: other_ip,
-                vm_id: other_id,
-            },
-        ) => {
-            let unspecified = [0; 16];
-            vm_id == other_id
-                && (mvm_ip == other_ip || *mvm_ip == unspecified || *other_ip == unspecified)
-        }
-        _ => a == b,
     }
 }

@@ -10,6 +10,7 @@
 //! goes, so that none of these gives it more.
 
 use super::{
+    large::MAX_PAGES,
     quota::{Amount, Division, NoMemory, Shares},
     route::Origin,
 };
@@ -68,6 +69,9 @@ impl Slot {
     pub const ALL: [Self; 4] = [Self::Endpoints, Self::Watches, Self::Replies, Self::Pages];
 }
 
+/// Those of four of the largest messages.
+const PAGES: u32 = 4 * MAX_PAGES as u32;
+
 /// What an account has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -83,12 +87,12 @@ impl Limits {
         let slots = match owner {
             Owner::Bridge => [0; Slot::ALL.len()],
             Owner::Uid(_) => [1024, 1024, 1024, 0],
-            Owner::Guest(_) => [0, 1024, 4096, 1024],
-            Owner::Uplink => [0, 8192, 8192, 1024],
+            Owner::Guest(_) => [0, 1024, 4096, PAGES],
+            Owner::Uplink => [0, 8192, 8192, PAGES],
         };
         Self {
             in_flight: Amount {
-                bytes: 16 << 20,
+                bytes: 32 << 20,
                 messages: 16 << 10,
             },
             slots,

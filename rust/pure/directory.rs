@@ -148,6 +148,12 @@ impl<P: Parts> Directory<P> {
         Some(entry)
     }
 
+    /// The first endpoint from this key on.
+    pub fn endpoint_from(&self, key: &EndpointKey) -> Option<P::Endpoint> {
+        let (_, bound) = self.endpoints.lower_bound(key)?;
+        Some(bound.endpoint)
+    }
+
     /// Every endpoint that has bound an App_ID, the oldest first.
     fn bound(&self, app: AppId) -> impl Iterator<Item = (u64, P::Endpoint)> + '_ {
         let mut from = Some(0);

@@ -2,7 +2,7 @@
 
 //! Where a message goes, by its destination component alone.
 
-use crate::wire::{Component, Reason};
+use crate::wire::{Address, Component, Reason};
 
 /// ⟨MVM_IP, VM_ID⟩ of one VM (paper §3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +170,43 @@ fn to_vm(names: &Names, origin: Origin, name: VmName) -> (Route, Component) {
 
 fn to_guest(names: &Names, vm_id: u32) -> (Route, Component) {
     (Route::Guest(vm_id), names.guest(vm_id))
+}
+
+/// Whether two names mean the same VM, where one may lack the address of the platform.
+pub fn is_same_vm(a: &Component, b: &Component) -> bool {
+    match (a, b) {
+        (
+            Component::Vm { mvm_ip, vm_id },
+            Component::Vm {
+                mvm_ip: other_ip,
+                vm_id: other_id,
+            },
+        ) => {
+            vm_id == other_id
+                && (mvm_ip == other_ip || *mvm_ip == UNSPECIFIED_IP || *other_ip == UNSPECIFIED_IP)
+        }
+        _ => a == b,
+    }
+}
+
+/// Whether a message from `source` may be the answer to one that was sent to `destination`, and came
+/// by the way that it went.
+///
+/// The management VM may answer for anybody: a rule may have sent the request through its broker.
+/// What other names stand for is not known here.
+pub fn is_answer(names: &Names, destination: &Address, source: &Address) -> bool {
+    let mvm = match names.above {
+        Above::Connected { own, mvm_id } => VmName {
+            mvm_ip: own.mvm_ip,
+            vm_id: mvm_id,
+        },
+        Above::Nobody | Above::Disconnected => names.mvm,
+    };
+    let is_there = match destination.component {
+        Component::Stable(_) | Component::Hardware(_) => true,
+        component => is_same_vm(&component, &source.component),
+    };
+    is_there && source.app == destination.app || is_same_vm(&mvm.into(), &source.component)
 }
 
 #[cfg(test)]

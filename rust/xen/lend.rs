@@ -3,22 +3,20 @@
 //! Pages lent to another domain, read-only, for it to copy.
 //!
 //! It may map them as well, and keep them mapped: such a page is not used again before it lets go
-//! (XSA-396), and counts as lent until then. So a domain never holds more than [`MAX_LENT`] pages
-//! of ours, however often its channel is made anew.
+//! (XSA-396), and counts as lent until then. So a domain never holds more pages of ours than its
+//! account allows, however often its channel is made anew.
 
 use super::{grant::GrantRef, pages::PageBuffer};
 use crate::{
+    account::Taken,
     bh::{new_spinlock_bh, SpinLockBh},
     bindings,
-    pure::large::{EncodedRef, MAX_PAGES}, //
+    pure::large::EncodedRef, //
 };
 use kernel::{
     prelude::*,
     sync::Arc, //
 };
-
-/// Most pages that one domain is lent at a time: those of four of the largest messages.
-pub(crate) const MAX_LENT: usize = 4 * MAX_PAGES;
 
 /// Who lends to one domain.
 #[pin_data]
@@ -30,7 +28,7 @@ pub(crate) struct Lender {
 
 struct State {
     /// Pages that the domain may have in use.
-    lent: usize,
+    lent: Taken,
     /// Those of them that it did not let go of when they were taken back.
     kept: KVec<Grants>,
 }
@@ -72,14 +70,14 @@ impl Grants {
     }
 
     /// Ends the grants of the pages that the domain does not use. Returns how many those are.
-    fn end(&mut self) -> usize {
+    fn end(&mut self) -> u32 {
         let before = self.refs.len();
         self.refs.retain(|gref| {
             let gref = GrantRef::from_le_bytes(*gref);
             // SAFETY: By the invariant, the grant was not ended.
             unsafe { bindings::gnttab_try_end_foreign_access(gref) == 0 }
         });
-        before - self.refs.len()
+        (before - self.refs.len()) as u32
     }
 }
 
@@ -95,13 +93,14 @@ impl Drop for Grants {
 }
 
 impl Lender {
-    pub(crate) fn new(domid: u16) -> Result<Arc<Self>> {
+    /// Lends to a domain, on its account: `lent` is none yet.
+    pub(crate) fn new(domid: u16, lent: Taken) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
                 domid,
                 state <- new_spinlock_bh!(
                     State {
-                        lent: 0,
+                        lent,
                         kept: KVec::new(),
                     },
                     "mgmt_lender"
@@ -113,18 +112,15 @@ impl Lender {
 
     /// Lends the pages of a buffer, if the domain does not have too many. Does not sleep.
     pub(crate) fn lend(self: &Arc<Self>, buffer: &Arc<PageBuffer>) -> Result<Lent> {
-        let pages = buffer.pages();
+        let pages = buffer.pages() as u32;
         let mut state = self.state.lock();
         let state = &mut *state;
         for grants in &mut state.kept {
-            state.lent -= grants.end();
+            state.lent.less(grants.end());
         }
         state.kept.retain(|grants| !grants.refs.is_empty());
-        if state.lent + pages > MAX_LENT {
-            return Err(ENOSPC);
-        }
-        let grants = Grants::new(self.domid, buffer)?;
-        state.lent += pages;
+        state.lent.more(pages)?;
+        let grants = Grants::new(self.domid, buffer).inspect_err(|_| state.lent.less(pages))?;
         Ok(Lent {
             lender: self.clone(),
             grants,
@@ -142,7 +138,7 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut state = self.lender.state.lock();
-        state.lent -= self.grants.end();
+        state.lent.less(self.grants.end());
         if self.grants.refs.is_empty() {
             return;
         }

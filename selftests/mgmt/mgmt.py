@@ -47,6 +47,7 @@ LINK = struct.Struct("<IIQQQQQQIII20s")
 POLICY_LOAD = struct.Struct("<QIII12s")
 POLICY_READ = struct.Struct("<QII16s")
 RULE = struct.Struct("<IIQ16s")
+ACCOUNT = struct.Struct("<II6I6IQ16s")
 IOC_BIND = _ioc(1, 1, BIND.size)
 IOC_INFO = _ioc(2, 2, INFO.size)
 IOC_SET_MVM = _ioc(1, 3, MVM.size)
@@ -54,6 +55,7 @@ IOC_LINK = _ioc(3, 4, LINK.size)
 IOC_POLICY_LOAD = _ioc(3, 5, POLICY_LOAD.size)
 IOC_POLICY_READ = _ioc(3, 6, POLICY_READ.size)
 IOC_RULE = _ioc(3, 7, RULE.size)
+IOC_ACCOUNT = _ioc(3, 8, ACCOUNT.size)
 UPLINK = 0xFFFFFFFF
 RULE_BUILT_IN = 0x10000
 
@@ -201,6 +203,18 @@ class File:
         data = fcntl.ioctl(self.fd, IOC_RULE, RULE.pack(number, 0, 0, bytes(16)))
         return RULE.unpack(data)[1:3]
 
+    def account(self, owner):
+        """What an account ("uid:0", "vm:3", "uplink") has used, by slot; what it may; and refusals."""
+        kind, _, number = owner.partition(":")
+        asked = ({"uid": 1, "vm": 2, "uplink": 3}[kind], int(number or 0))
+        data = fcntl.ioctl(self.fd, IOC_ACCOUNT, ACCOUNT.pack(*asked, *[0] * 13, bytes(16)))
+        *found, refusals, _ = ACCOUNT.unpack(data)
+        values = found[2:]
+        if tuple(found[:2]) != asked:
+            raise Failure(f"there is no account {owner}")
+        names = "bytes messages endpoints watches replies pages".split()
+        return dict(zip(names, values[:6])), dict(zip(names, values[6:])), refusals
+
     def poll(self, timeout=0.0):
         """The events that hold, of all that there are."""
         poller = select.poll()
@@ -238,6 +252,8 @@ while read -r op arg more; do
 	     timeout $more dd bs=2M count=1 <&3 >$f 2>/dev/null || break
 	     head -c 192 $f | base64 -w0; echo; i=$((i + 1))
 	   done; echo end ;;
+	s) timeout ${more#* } dd bs=65536 count=$arg <&3 >$f 2>/dev/null
+	   hexdump -v -e '64/1 "%02x" "\n"' $f | awk "NR % $((${more% *} / 64)) ~ /^[123]\$/"; echo end ;;
 	esac
 done
 rm -f $f
@@ -310,6 +326,16 @@ class GuestFile:
     def read(self, timeout=10):
         answer = self._ask(f"r {timeout}", timeout + 30)
         return None if answer == "none" else Message.decode(base64.b64decode(answer))
+
+    def headers_of_same(self, count, size, timeout=60):
+        """As headers(), for many messages of one size (a multiple of 64), quickly; in so many seconds."""
+        found = []
+        line = self._ask(f"s {count} {size} {timeout}", timeout + 60)
+        while line != "end":
+            parts = line, self._line(120), self._line(120)
+            found.append(Message.decode(bytes.fromhex("".join(parts))))
+            line = self._line(120)
+        return found
 
     def headers(self, most, timeout=2):
         """Reads up to so many messages and returns them without their payloads."""
@@ -386,6 +412,14 @@ def until(condition, timeout=10.0):
             return False
         time.sleep(0.02)
     return True
+
+
+def debugfs(name):
+    """The lines of a file of /sys/kernel/debug/mgmt, by their first word."""
+    if not os.path.isdir("/sys/kernel/debug/mgmt"):
+        must("mount", "-t", "debugfs", "none", "/sys/kernel/debug")
+    with open(f"/sys/kernel/debug/mgmt/{name}") as f:
+        return {line.split()[0]: line.strip() for line in f}
 
 
 def meminfo(field):

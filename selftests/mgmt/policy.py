@@ -136,6 +136,20 @@ def through_a_broker():
 
 
 @case
+def explained():
+    """mgmtctl explains by the rules that hold, and tells of the receiver's account."""
+    a, b = ids()
+    load(f"# questions\nallow Asker@vm:{a} -> Service@vm:{b}\n")
+    for words, expected in (
+        (f"Asker@vm:{a} Service@vm:{b}", f"allow\nby line 2: allow Asker@vm:{a} -> Service@vm:{b}\non its way to vm:{b}: 0 of "),
+        (f"Service@vm:{b} Asker@vm:{a} reply", "allow\nby line 2: "),
+        (f"Service@vm:{b} Asker@vm:{a}", "deny\nby the built-in table: guest-to-guest"),
+    ):
+        output = mgmt.must("mgmtctl", "policy", "explain", *words.split())
+        check(output.startswith(expected), f"{words}: {output!r}")
+
+
+@case
 def mistakes():
     """A wrong line: EINVAL with its place, and the rules that held still hold."""
     good = "allow vm:* -> mvm\ndeny * -> *\n"

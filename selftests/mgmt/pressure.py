@@ -190,8 +190,8 @@ def slow_reader_in_guest():
     vm_id, available = mgmt.domid(name), mgmt.meminfo("MemAvailable")
     with File("Above", nonblock=True) as f, GuestFile(name, "Lazy") as lazy, GuestFile(second, "Lively") as lively:
         with File("Other") as other:
-            accepted = fill(f, numbered("Lazy", vm(vm_id), 4000), patience=3.0)
-            check(100 <= accepted <= 1000, f"{accepted} of 4000 bytes were accepted")
+            accepted = fill(f, numbered("Lazy", vm(vm_id), 8000), patience=3.0)
+            check(100 <= accepted <= 1000, f"{accepted} of 8000 bytes were accepted")
             grown = available - mgmt.meminfo("MemAvailable")
             check(grown < 12 * 1024, f"Dom0 has {grown} KiB less")
             other.write(message("Lively", vm(mgmt.domid(second)), b"ping"))
@@ -199,8 +199,9 @@ def slow_reader_in_guest():
             equal("ping to the other guest", b"ping", got and got.payload)
             # Another sender of Dom-M has a share of the same channel.
             other.nonblock(True)
-            other.write(message("Lazy", vm(vm_id), struct.pack("<Q", 2**63)))
-            there = lazy.headers(accepted + 5, 3)
+            other.write(numbered("Lazy", vm(vm_id), 8000)(2**63))
+            there = lazy.headers_of_same(accepted + 1, 8000 + mgmt.HEADER_LEN)
+            equal("read beyond these", None, lazy.read(1))
             mine = [m.sequence for m in there if m.source_app == mgmt.app_id("Above")]
             check(mine == list(range(1, accepted + 1)), f"{len(mine)} of {accepted} arrived, or not in order")
             equal("messages of the other sender", 1, len(there) - len(mine))

@@ -299,7 +299,7 @@ def detach_with_messages_under_way():
         mgmt.must("mgmtctl", "detach", name)
         try:
             back = drain(f, 20)
-            there = reader.headers(accepted + 5, 2)
+            there = reader.headers_of_same(accepted, 8000 + mgmt.HEADER_LEN, 15)
         finally:
             mgmt.ready()
         for b in back:

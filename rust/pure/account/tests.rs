@@ -71,7 +71,7 @@ fn a_lone_sender_may_send_several_of_the_largest_messages() {
     let largest = Amount::message((1 << 20) + 192);
     let mut account = account(Owner::Uid(0));
     assert!(account.admits(Owner::Guest(1), largest, true));
-    assert_eq!(fill(&mut account, Owner::Guest(1), largest), 7);
+    assert_eq!(fill(&mut account, Owner::Guest(1), largest), 15);
 }
 
 #[test]

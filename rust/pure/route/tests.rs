@@ -3,7 +3,7 @@
 #![cfg(not(loom))]
 
 use super::*;
-use crate::wire::Serial;
+use crate::wire::{AppId, Serial};
 use proptest::prelude::*;
 
 const NONE: [u8; 16] = UNSPECIFIED_IP;
@@ -403,5 +403,43 @@ proptest! {
                 prop_assert_ne!(next, Route::Guest(own.vm_id));
             }
         }
+    }
+}
+
+#[test]
+fn an_answer_comes_from_where_the_question_went_or_from_the_management_vm() {
+    let here = Names {
+        mvm: MVM,
+        above: Above::Nobody,
+    };
+    let guest = Names {
+        mvm: MVM,
+        above: CONNECTED,
+    };
+    let vm = |mvm_ip, vm_id| Component::Vm { mvm_ip, vm_id };
+    for (names, destination, source, same_app, expected) in [
+        (here, vm(OURS, GUEST), vm(OURS, GUEST), true, true),
+        (here, vm(OURS, GUEST), vm(OURS, GUEST), false, false),
+        (here, vm(OURS, GUEST), vm(OURS, SIBLING), true, false),
+        (here, vm(OURS, GUEST), vm(OTHER, GUEST), true, false),
+        // Who does not know the address of the platform yet.
+        (here, vm(NONE, GUEST), vm(OURS, GUEST), true, true),
+        // A broker of the management VM, and nobody else's.
+        (here, vm(OURS, GUEST), vm(OURS, MVM_ID), false, true),
+        (guest, vm(ABOVE, SIBLING), vm(ABOVE, ABOVE_ID), false, true),
+        (guest, vm(ABOVE, SIBLING), vm(OTHER, ABOVE_ID), false, false),
+        (guest, vm(ABOVE, SIBLING), vm(ABOVE, OWN_ID), true, false),
+        // Who has a stable name is known by another one, too.
+        (guest, STABLE, vm(ABOVE, SIBLING), true, true),
+        (guest, STABLE, vm(ABOVE, SIBLING), false, false),
+    ] {
+        let app = |name: &[u8]| AppId::new(name).unwrap();
+        let to = Address::new(destination, app(b"App"));
+        let from = Address::new(source, app(if same_app { b"App" } else { b"Other" }));
+        assert_eq!(
+            is_answer(&names, &to, &from),
+            expected,
+            "{to:?} answered by {from:?}"
+        );
     }
 }

@@ -193,6 +193,7 @@ impl Agent<'_> {
                 let mut message = hello.message(Kind::Establish, self.config.broker);
                 message.header.flags = Flags::REQUEST;
                 message.header.correlation = report.epoch;
+                message.header.deadline_ms = EPOCH.as_millis() as u32 * PATIENCE;
                 self.state = State::Asked(0);
                 self.send(message);
             }

@@ -151,7 +151,9 @@ impl Sessions {
                 }
                 let Some(answer) = broker.established(&agent, message) else {
                     self.heard.remove(&agent);
-                    out.send(&Message::new(Kind::Terminate, agent, Vec::new()));
+                    let mut refusal = message.reply(Vec::new());
+                    refusal.header.kind = Kind::Terminate;
+                    out.send(&refusal);
                     return;
                 };
                 self.heard.insert(agent, now);

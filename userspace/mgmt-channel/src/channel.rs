@@ -2,8 +2,8 @@
 
 //! One open file of `/dev/mgmt`.
 
-use crate::uapi::{self, Info, Link, RuleHits};
-use crate::{Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Result};
+use crate::uapi::{self, Account, Info, Link, RuleHits};
+use crate::{Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Reason, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Where the kernel module puts its device.
 pub const DEVICE: &str = "/dev/mgmt";
+
+/// A bridge tells of a deadline that passed within 0.1 s; this leaves room for a busy machine.
+const DEADLINE_TOLD_WITHIN: Duration = Duration::from_millis(500);
 
 /// Messages that are kept for [`Channel::recv`] while [`Channel::request`] waits for its reply.
 const BACKLOG: usize = 1024;
@@ -99,6 +102,11 @@ impl Channel {
     /// Every link of this domain's bridge. Needs `CAP_SYS_ADMIN`.
     pub fn links(&self) -> Result<Vec<Link>> {
         uapi::links(self.fd.as_fd())
+    }
+
+    /// The account of every principal of this domain's bridge. Needs `CAP_SYS_ADMIN`.
+    pub fn accounts(&self) -> Result<Vec<Account>> {
+        uapi::accounts(self.fd.as_fd())
     }
 
     /// Says what address (MVM_IP) this management VM has. Needs `CAP_SYS_ADMIN`.
@@ -286,14 +294,17 @@ impl Channel {
 
     /// Sends a request and waits for its reply; [`Error::Undeliverable`] if it comes back.
     ///
-    /// A request without a deadline of its own gets `timeout` for one. Other messages that come meanwhile are kept for [`Channel::recv`].
+    /// A request without a deadline of its own gets `timeout` for one, and then the bridge says that
+    /// the time is up: [`Error::TimedOut`]. Other messages that come meanwhile are kept for
+    /// [`Channel::recv`].
     pub fn request(&self, mut message: Message, timeout: Duration) -> Result<Message> {
-        let end = Instant::now() + timeout;
+        let mut end = Instant::now() + timeout;
         let id = self.correlation.fetch_add(1, Ordering::Relaxed);
         message.header.correlation = id;
         message.header.flags = message.header.flags.union(Flags::REQUEST);
         if message.header.deadline_ms == 0 {
             message.header.deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(0);
+            end += DEADLINE_TOLD_WITHIN;
         }
         // Held across sending, so that no other thread takes the reply.
         let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
@@ -305,6 +316,9 @@ impl Channel {
             match answer.header.kind {
                 Kind::Reply if answer.header.correlation == id => return Ok(answer),
                 Kind::Undeliverable if answer.header.correlation == id => {
+                    if answer.header.reason == Reason::Deadline {
+                        return Err(Error::TimedOut);
+                    }
                     return Err(Error::Undeliverable(answer.header.reason));
                 }
                 _ if incoming.backlog.len() < BACKLOG => incoming.backlog.push_back(answer),
@@ -323,7 +337,6 @@ impl AsFd for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Reason;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     /// Two channels joined by a packet socket, which like the device moves whole messages.

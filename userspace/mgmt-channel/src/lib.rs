@@ -32,7 +32,7 @@ pub use mgmt_wire::{
     Address, AppId, Component, Flags, HEADER_LEN, Header, Kind, Reason, Serial, WireError,
 };
 pub use names::{ComponentName, Destination, NameError, show_address, show_component};
-pub use uapi::{Info, Link, LinkState, RuleHits};
+pub use uapi::{Account, Info, Link, LinkState, Owner, RuleHits, Slots};
 
 /// The result of an M-channel call.
 pub type Result<T> = std::result::Result<T, Error>;

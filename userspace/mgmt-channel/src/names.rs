@@ -13,8 +13,7 @@
 //! | `hw:SERIAL` | the hardware controller of the machine with this serial number |
 
 use crate::{Address, AppId, Component, Serial};
-use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Why a written address is none.
@@ -161,35 +160,12 @@ impl FromStr for Destination {
 
 /// A component as [`ComponentName`] reads it.
 pub fn show_component(component: &Component) -> String {
-    match component {
-        Component::Unspecified => "?".into(),
-        Component::SelfDomain => "self".into(),
-        Component::Mvm => "mvm".into(),
-        Component::Platform => "platform".into(),
-        Component::Vm { mvm_ip, vm_id } if *mvm_ip == [0; 16] => format!("vm:{vm_id}"),
-        Component::Vm { mvm_ip, vm_id } => {
-            format!("vm:{}/{vm_id}", Ipv6Addr::from(*mvm_ip).to_canonical())
-        }
-        Component::Stable(uuid) => {
-            let mut text = String::from("uuid:");
-            for (i, byte) in uuid.iter().enumerate() {
-                if matches!(i, 4 | 6 | 8 | 10) {
-                    text.push('-');
-                }
-                let _ = write!(text, "{byte:02x}");
-            }
-            text
-        }
-        Component::Hardware(serial) => {
-            format!("hw:{}", String::from_utf8_lossy(serial.as_bytes()))
-        }
-    }
+    component.to_string()
 }
 
 /// An address as [`Destination`] reads it.
 pub fn show_address(address: &Address) -> String {
-    let app = address.app.as_ref().map_or("?", AppId::as_str);
-    format!("{app}@{}", show_component(&address.component))
+    address.to_string()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ const SET_MVM: Opcode = opcode::write::<RawMvm>(MAGIC, 3);
 const POLICY_LOAD: Opcode = opcode::read_write::<RawPolicyLoad>(MAGIC, 5);
 const POLICY_READ: Opcode = opcode::read_write::<RawPolicyRead>(MAGIC, 6);
 const RULE: Opcode = opcode::read_write::<RawRule>(MAGIC, 7);
+const ACCOUNT: Opcode = opcode::read_write::<RawAccount>(MAGIC, 8);
 const LINK: Opcode = opcode::read_write::<RawLink>(MAGIC, 4);
 
 /// `struct mgmt_bind`
@@ -96,6 +97,60 @@ struct RawRule {
     line: u32,
     hits: u64,
     reserved: [u32; 4],
+}
+
+/// `struct mgmt_account`
+#[repr(C)]
+#[derive(Default)]
+struct RawAccount {
+    kind: u32,
+    id: u32,
+    used: Slots,
+    max: Slots,
+    refusals: u64,
+    reserved: [u32; 4],
+}
+
+/// Of what an account may hold: `struct mgmt_slots`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Bytes of messages on their way to the owner's receivers.
+    pub bytes: u32,
+    /// How many these are.
+    pub messages: u32,
+    /// Bound App_IDs.
+    pub endpoints: u32,
+    /// Watches.
+    pub watches: u32,
+    /// Requests that await their reply.
+    pub replies: u32,
+    /// Pages that are granted to the owner.
+    pub pages: u32,
+}
+
+/// Whose account it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// All open files of a user of this domain.
+    User(u32),
+    /// The guest with this domain id.
+    Guest(u32),
+    /// The management VM of this domain.
+    Uplink,
+}
+
+/// One account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Whose it is.
+    pub owner: Owner,
+    /// What it holds.
+    pub used: Slots,
+    /// What it may.
+    pub max: Slots,
+    /// How often there was no room for something.
+    pub refusals: u64,
 }
 
 /// What one rule has decided.
@@ -332,6 +387,41 @@ pub(crate) fn links(fd: BorrowedFd<'_>) -> Result<Vec<Link>> {
     Ok(links)
 }
 
+const ACCOUNT_UID: u32 = 1;
+const ACCOUNT_GUEST: u32 = 2;
+const ACCOUNT_UPLINK: u32 = 3;
+
+pub(crate) fn accounts(fd: BorrowedFd<'_>) -> Result<Vec<Account>> {
+    let mut accounts = Vec::new();
+    let mut raw = RawAccount::default();
+    loop {
+        // SAFETY: the request code and `RawAccount` are those of `include/uapi/mgmt.h`; the kernel
+        // reads and writes one such structure, for all of whose bytes any value is valid.
+        match unsafe { ioctl(fd, Updater::<ACCOUNT, RawAccount>::new(&mut raw)) } {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(accounts),
+            Err(errno) => return Err(Error::from_errno("read an account", errno)),
+        }
+        let owner = match raw.kind {
+            ACCOUNT_UID => Some(Owner::User(raw.id)),
+            ACCOUNT_GUEST => Some(Owner::Guest(raw.id)),
+            ACCOUNT_UPLINK => Some(Owner::Uplink),
+            // One that this library does not know.
+            _ => None,
+        };
+        accounts.extend(owner.map(|owner| Account {
+            owner,
+            used: raw.used,
+            max: raw.max,
+            refusals: raw.refusals,
+        }));
+        match raw.id.checked_add(1) {
+            Some(next) => raw.id = next,
+            None => (raw.kind, raw.id) = (raw.kind + 1, 0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,6 +436,8 @@ mod tests {
         assert_eq!(size_of::<RawMvm>(), 32);
         assert_eq!(size_of::<RawLink>(), 88);
         assert_eq!(offset_of!(RawLink, queued_messages), 56);
+        assert_eq!(size_of::<RawAccount>(), 80);
+        assert_eq!(offset_of!(RawAccount, refusals), 56);
     }
 
     /// `_IOW(0xCE, 1, struct mgmt_bind)` and so on, spelled out.
@@ -355,5 +447,6 @@ mod tests {
         assert_eq!(INFO as u64, 0x8078_ce02);
         assert_eq!(SET_MVM as u64, 0x4020_ce03);
         assert_eq!(LINK as u64, 0xc058_ce04);
+        assert_eq!(ACCOUNT as u64, 0xc050_ce08);
     }
 }

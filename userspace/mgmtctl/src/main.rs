@@ -2,10 +2,12 @@
 
 //! Looks at M-channels, attaches guests, sends and listens, checks rules.
 
+mod accounts;
 mod guests;
 mod messages;
 mod policy;
 mod status;
+mod table;
 
 use clap::{Parser, Subcommand};
 use mgmt_channel::{ComponentName, Destination};
@@ -58,6 +60,8 @@ enum Command {
     },
     /// Show this domain, its links and their counters, and the xenstore states.
     Status,
+    /// Show whose messages and requests this domain holds, how many it may, and what it refused.
+    Accounts,
     /// Say what address (MVM_IP) this management VM has.
     SetMvm {
         /// Its address.
@@ -134,6 +138,7 @@ fn main() -> ExitCode {
             backend,
         } => guests::detach(domains, *if_needed, *timeout, *backend),
         Command::Status => status::show(&cli.device),
+        Command::Accounts => accounts::show(&cli.device),
         Command::SetMvm { ip } => status::set_mvm(&cli.device, *ip),
         Command::Send {
             to,

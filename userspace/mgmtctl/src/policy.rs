@@ -4,9 +4,10 @@
 //!
 //! The reader and the table are the bridge's own (`rust/pure/policy.rs`).
 
+use crate::accounts;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind};
+use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind, Owner};
 use mgmt_pure::pure::policy::{
     BuiltIn, Cause, Decision, Entry, Kinds, Mistake, Party, Rule, RuleError, Rules, Shadow, Table,
     Verdict,
@@ -331,18 +332,27 @@ pub fn run(device: &str, command: &Command) -> Result<()> {
             kind,
             platform,
         } => {
-            let (policy, platform) = match file {
-                Some(file) => (Policy::read(file)?, platform.clone()),
+            let (policy, platform, accounts) = match file {
+                Some(file) => (Policy::read(file)?, platform.clone(), Vec::new()),
                 None => {
                     let channel = Channel::open_at(device)?;
-                    (Policy::loaded(&channel)?, platform.of(&channel)?)
+                    let policy = Policy::loaded(&channel)?;
+                    (policy, platform.of(&channel)?, channel.accounts()?)
                 }
             };
+            let receiver = destination.component;
             let table = policy.compile()?;
             let source = platform.party(source).context("source")?;
             let destination = platform.party(destination).context("destination")?;
             let decision = table.decide(&source, &destination, *kind);
             print!("{}", show_decision(&decision, table.rules()));
+            let owner = match receiver {
+                ComponentName::LocalVm(id) => Owner::Guest(id),
+                _ => return Ok(()),
+            };
+            if let Some(account) = accounts.iter().find(|account| account.owner == owner) {
+                println!("{}", accounts::describe(account));
+            }
             Ok(())
         }
     }

@@ -2,7 +2,7 @@
 
 //! What there is to see of this domain's bridge and its links.
 
-use crate::guests;
+use crate::{guests, table};
 use anyhow::{Context, Result};
 use mgmt_channel::{Channel, Info, Link, LinkState, show_component};
 use mgmt_xenstore::device::{self, Status, state_name};
@@ -137,21 +137,5 @@ fn print_table(rows: &BTreeMap<Option<u32>, Row>) {
         }
         table.push(line);
     }
-    let widths: Vec<usize> = (0..head.len())
-        .map(|i| {
-            table
-                .iter()
-                .map(|line| line[i].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    for line in table {
-        let cells: Vec<_> = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}"))
-            .collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+    table::print(&table);
 }

@@ -3,6 +3,7 @@
 //! Addresses: ⟨Component_ID, App_ID⟩ (paper §3.3).
 
 use super::{WireError, array};
+use core::{fmt, net::Ipv6Addr};
 
 /// Bytes of an encoded [`Component`].
 pub const COMPONENT_LEN: usize = 32;
@@ -47,6 +48,36 @@ pub enum Component {
     /// Every domain of the sender's platform: only a broadcast goes there. Each copy carries the
     /// name of the domain that it is for.
     Platform,
+}
+
+/// As people write it: `self`, `mvm`, `platform`, `vm:ID`, `vm:IP/ID`, `uuid:UUID`, `hw:SERIAL`.
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unspecified => f.write_str("?"),
+            Self::SelfDomain => f.write_str("self"),
+            Self::Mvm => f.write_str("mvm"),
+            Self::Platform => f.write_str("platform"),
+            Self::Vm { mvm_ip, vm_id } if *mvm_ip == [0; 16] => write!(f, "vm:{vm_id}"),
+            Self::Vm { mvm_ip, vm_id } => {
+                write!(f, "vm:{}/{vm_id}", Ipv6Addr::from(*mvm_ip).to_canonical())
+            }
+            Self::Stable(uuid) => {
+                f.write_str("uuid:")?;
+                for (i, byte) in uuid.iter().enumerate() {
+                    if matches!(i, 4 | 6 | 8 | 10) {
+                        f.write_str("-")?;
+                    }
+                    write!(f, "{byte:02x}")?;
+                }
+                Ok(())
+            }
+            Self::Hardware(serial) => {
+                let serial = core::str::from_utf8(serial.as_bytes());
+                write!(f, "hw:{}", serial.unwrap_or("?"))
+            }
+        }
+    }
 }
 
 /// A hardware serial number: 1 to 28 visible ASCII characters.
@@ -157,6 +188,13 @@ fn name_length(bytes: &[u8]) -> usize {
 }
 
 impl AppId {
+    /// The one before all others: `-`.
+    pub const FIRST: Self = {
+        let mut bytes = [0; APP_ID_LEN];
+        bytes[0] = b'-';
+        Self(bytes)
+    };
+
     /// Makes an App_ID of a name without padding.
     pub fn new(name: &[u8]) -> Result<Self, WireError> {
         if name.is_empty() || name.len() >= APP_ID_LEN || name_length(name) != name.len() {
@@ -202,6 +240,14 @@ pub struct Address {
     pub component: Component,
     /// Which management application in it. `None` only in a source that is yet to be stamped.
     pub app: Option<AppId>,
+}
+
+/// As people write it: `APP@COMPONENT`.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let app = self.app.as_ref().map_or("?", AppId::as_str);
+        write!(f, "{app}@{}", self.component)
+    }
 }
 
 impl Address {

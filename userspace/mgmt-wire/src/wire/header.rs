@@ -127,6 +127,11 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
+    /// The flags that are in both sets.
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Both sets of flags.
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -262,7 +267,7 @@ impl Header {
     /// The header of the message that tells this one's sender that it was not delivered.
     ///
     /// It keeps what lets the sender find its message again: addresses (swapped), sequence,
-    /// correlation and epoch. `None` if nobody wants to know: the sender asked for none, or the
+    /// correlation and epoch, and whether it was a request. `None` if nobody wants to know: the sender asked for none, or the
     /// message is itself an undeliverable one.
     pub fn undeliverable(&self, reason: Reason) -> Option<Self> {
         if self.kind == Kind::Undeliverable || self.flags.contains(Flags::NO_UNDELIVERABLE) {
@@ -270,7 +275,7 @@ impl Header {
         }
         Some(Self {
             kind: Kind::Undeliverable,
-            flags: Flags::NONE,
+            flags: self.flags.intersection(Flags::REQUEST),
             hops: 0,
             reason,
             length: 0,

@@ -380,7 +380,9 @@ proptest! {
         prop_assert!(!unwanted && header.kind != Kind::Undeliverable);
         prop_assert_eq!((back.kind, back.reason), (Kind::Undeliverable, reason));
         prop_assert_eq!((back.length, back.app_header_length), (0, 0));
-        prop_assert_eq!((back.hops, back.flags), (0, Flags::NONE));
+        prop_assert_eq!(back.hops, 0);
+        let request = header.flags.contains(Flags::REQUEST);
+        prop_assert_eq!(back.flags, if request { Flags::REQUEST } else { Flags::NONE });
         prop_assert_eq!(
             (back.sequence, back.correlation, back.epoch),
             (header.sequence, header.correlation, header.epoch)
