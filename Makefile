@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace host-test test test-long fuzz demo bench lint clippy fmt clean help
+.PHONY: all module userspace host-test test test-long test-debug fuzz demo bench lint clippy fmt clean help
 
 all: module userspace
 
@@ -24,6 +24,10 @@ test:
 ## test-long: test, and the selftests that take long (a quarter of an hour more)
 test-long:
 	@scripts/test long
+
+## test-debug: the core selftests on a kernel with KASAN, lockdep and kmemleak
+test-debug:
+	@scripts/test debug
 
 ## host-test: the tests that need no kernel and no Xen
 host-test:

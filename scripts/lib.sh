@@ -225,22 +225,39 @@ kernel_version() {
 	cat "$(root_entry)/versions/$(kernel_release)" 2>/dev/null
 }
 
-kernel_key() {
+# stock_key: of the tree that matches Debian's kernel.
+stock_key() {
 	printf 'recipe %s, %s %s, in %s\n' "$KERNEL_RECIPE" "$(kernel_release)" \
 		"$(kernel_version)" "$(basename "$(root_entry)")"
 }
 
-# kernel_dir: the prepared kernel tree.
-kernel_dir() {
+# kernel_key: of the kernel that is built for: Debian's, or with MGMT_DEBUG a
+# debug kernel of the same source (scripts/debug.d).
+kernel_key() {
+	if [[ -z ${MGMT_DEBUG-} ]]; then
+		stock_key
+		return
+	fi
+	local sources=("$TOP/scripts/debug.d/"{build.sh,lab.config,"$MGMT_DEBUG".*})
+	printf '%s of %s, %s\n' "$MGMT_DEBUG" "$(cat "${sources[@]}" | sha256sum)" "$(stock_key)"
+}
+
+# kernel_entry: its cache entry. The tree is in linux/, prepared for modules; a
+# debug kernel is beside it.
+kernel_entry() {
 	local key
 	key=$(kernel_key) || return
-	printf '%s/linux\n' "$(cache_path kernel "$key")"
+	cache_path "kernel${MGMT_DEBUG:+-$MGMT_DEBUG}" "$key"
 }
 
 # kernel_make_args DIR: what make needs to know to work in the kernel tree DIR,
-# mounted at /kernel: the compiler that built Debian's kernel, and its name.
+# mounted at /kernel: the compiler that built it, and for Debian's its name.
 kernel_make_args() {
 	local cc release
+	if [[ ${MGMT_DEBUG-} ]]; then
+		printf -- '-C /kernel LLVM=1 -j%s' "$(nproc)"
+		return
+	fi
 	cc=$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\([^ ]*\) .*/\1/p' "$1/.config")
 	release=$(kernel_release)
 	printf -- '-C /kernel CC=%s HOSTCC=%s LOCALVERSION=%s -j%s' "$cc" "$cc" \

@@ -113,7 +113,7 @@ create() {
 		kernel = "/lab/boot/vmlinux"
 		ramdisk = "/lab/boot/guest.img"
 		extra = "console=hvc0 loglevel=5 clocksource=xen tsc=unstable $LAB_GUEST_ARGS lab.name=$name $extra"
-		memory = $mem
+		memory = $((mem * LAB_ROOM))
 		vcpus = $vcpus
 		on_crash = "preserve"
 		on_reboot = "destroy"

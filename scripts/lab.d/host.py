@@ -77,6 +77,7 @@ class Host:
         name: str,
         run: Path,
         image: Path,
+        kernel: Path,
         guests: list[Guest],
         args: argparse.Namespace,
         clock: Callable[[], float],
@@ -85,6 +86,7 @@ class Host:
         self.name = name
         self.run = run
         self.image = image
+        self.kernel = kernel  # of guests: vmlinux, and modules/
         self.guests = guests
         self.args = args
         self.clock = clock
@@ -121,7 +123,7 @@ class Host:
     def memory(self) -> int:
         """Dom0, the guests with what each costs beyond its own memory, and Xen."""
         a = self.args
-        guests = sum(int(g.options["mem"]) + 24 for g in self.guests)
+        guests = sum(int(g.options["mem"]) * a.room + 24 for g in self.guests)
         return int(a.dom0_mem + max(guests, 400) + a.spare_mem + 256)
 
     def command(self) -> list[str]:

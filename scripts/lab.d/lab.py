@@ -16,6 +16,8 @@ from error import LabError
 from payload import TOP
 from session import BROKEN, Session, Stopped, new_run
 
+DEBUG_KERNEL = os.environ.get("MGMT_DEBUG")
+
 DESCRIPTION = """\
 Boots real Xen with a stock Debian Dom0 in an emulated machine, starts guests with
 the same stock kernel, and runs what it is given.  docs/lab.md tells the rest.
@@ -59,7 +61,7 @@ def options(p: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="[NAME=]pv|pvh[*COUNT][:mem=M][:vcpus=N],...: pv,pvh gives pv1 and pvh1",
     )
-    g.add_argument("--mem", type=int, default=160, metavar="M", help="MiB for each guest (160)")
+    g.add_argument("--mem", type=int, default=160, metavar="M", help="MiB for each guest (160); with a debug kernel it gets twice that")
     g.add_argument("--guest-vcpus", type=int, default=1, metavar="N", help="CPUs of each guest (1)")
     g.add_argument("--guest-args", default="", metavar="WORDS", help="more for their kernel's command line")
     g.add_argument(
@@ -151,9 +153,9 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument(
         "--patience",
         type=int,
-        default=1,
+        default=5 if DEBUG_KERNEL else 1,
         metavar="N",
-        help="N times as long for all of these, and for what the selftests wait for (1)",
+        help="N times as long for all of these, and for what the selftests wait for (1; a debug kernel 5)",
     )
     g.add_argument(
         "--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run"
@@ -165,20 +167,28 @@ def options(p: argparse.ArgumentParser) -> None:
     )
     g.add_argument("-v", "--verbose", action="store_true", help="show Xen's and Dom0's console")
     g.add_argument("-q", "--quiet", action="store_true", help="only the command's output and the verdict")
-    for name in ("image", "labcon", "release", "ipmi_sim"):  # from scripts/lab
+    for name in ("image", "kernel", "labcon", "release", "guest_release", "ipmi_sim"):  # from scripts/lab
         p.add_argument(f"--{name}", help=argparse.SUPPRESS, default=os.environ.get(f"LAB_{name.upper()}"))
+
+
+def modules_of(debug: str | None) -> list[str]:
+    """Our modules for Debian's kernel, or for a debug kernel."""
+    objects = TOP / "build" / (f"module-{debug}" if debug else "module")
+    return [str(p) for p in sorted(objects.rglob("*.ko"))]
 
 
 def defaults(args: argparse.Namespace, timeout: float, echo: bool = True) -> None:
     args.echo = echo
     if args.timeout is None:
         args.timeout = timeout
+    # A debug kernel keeps books on all of its memory.
+    args.room = 2 if DEBUG_KERNEL else 1
     if args.silence is None:
         args.silence = 300 if args.icount else 90
     for limit in ("timeout", "step_timeout", "boot_timeout", "guest_timeout", "silence"):
         setattr(args, limit, getattr(args, limit) * args.patience)
-    if not args.module:
-        args.module = [str(p) for p in sorted((TOP / "build/module").rglob("*.ko"))]
+    args.guest_modules = args.module or modules_of(DEBUG_KERNEL)
+    args.module = args.module or modules_of(None)
     if not args.bin:
         args.bin = [str(TOP / "build/target/x86_64-unknown-linux-gnu/release")]
 
@@ -204,7 +214,7 @@ def test(args: argparse.Namespace) -> int:
     args.command = ["/lab/selftests/run_kselftest.sh", *(["--extended"] if args.extended else [])]
     if args.pattern:
         args.command = ["bash", "-c", SOME_TESTS, "lab test", *args.pattern]
-    args.guests = args.guests or "pv,pvh"
+    args.guests = args.guests or ("pvh,pvh" if DEBUG_KERNEL else "pv,pvh")
     if not (TOP / "selftests/run_kselftest.sh").exists():
         raise LabError("there is no selftests/run_kselftest.sh")
     defaults(args, 7200 if args.extended else 3600)

@@ -51,8 +51,7 @@ def parse_guests(spec: str, mem: int, vcpus: int) -> list[Guest]:
 
 def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
     """Write dom0.img and payload.sqfs into the host's directory."""
-    modules = Modules(host.image / "modules")
-    dom0_initrd(host, modules)
+    dom0_initrd(host, Modules(host.image / "modules"))
     root = host.run / "payload"
     for name in ("bin", "boot", "run", "out"):
         (root / name).mkdir(parents=True)
@@ -62,8 +61,8 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         (root / "bin" / face).symlink_to("guest")
     shutil.copy(args.labcon, root / "bin" / "labcon")
     shutil.copy(HERE / "bmc.sh", root / "bin" / "bmc")
-    link_or_copy(host.image / "vmlinux", root / "boot" / "vmlinux")
-    guest_initrd(host, modules, root / "boot" / "guest.img", args)
+    link_or_copy(host.kernel / "vmlinux", root / "boot" / "vmlinux")
+    guest_initrd(host, Modules(host.kernel / "modules"), root / "boot" / "guest.img", args)
     for module in our_modules(args):
         shutil.copy(module, root / module.name)
     for program in our_programs(args):
@@ -101,6 +100,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         "LAB_GUEST_BOOT": int(args.guest_timeout),
         "LAB_SILENCE": int(args.silence),
         "LAB_PATIENCE": args.patience,
+        "LAB_ROOM": args.room,
         "LAB_GUEST_ARGS": args.guest_args,
         "LAB_RELEASE": args.release,
         "LAB_ROWS": size.lines,
@@ -141,19 +141,20 @@ def guest_initrd(host: Host, modules: Modules, path: Path, args: argparse.Namesp
     cpio.file("bin/busybox", host.image / "busybox", 0o755)
     cpio.file("init", HERE / "guest-init.sh", 0o755)
     cpio.file("lab/bin/labcon", Path(args.labcon), 0o755)
-    base = f"lib/modules/{args.release}"
+    base = f"lib/modules/{args.guest_release}"
     order = modules.closure(GUEST_MODULES + args.guest_module)
     for p in order:
         cpio.file(f"{base}/{unpacked(p)}", modules.file(p))
     dep = "".join(f"{unpacked(p)}:{''.join(f' {unpacked(d)}' for d in modules.needs(p))}\n" for p in order)
     cpio.text(f"{base}/modules.dep", dep)
+    cpio.file(f"{base}/modules.builtin", modules.directory / "modules.builtin")
     programs = our_programs(args)
     for program in programs:
         cpio.file(f"lab/bin/{program.name}", program, 0o755)
     # What is for a debugger is nine tenths of a module, and a guest has it in its memory.
     small = host.run / "guest-modules"
     small.mkdir()
-    for module in our_modules(args):
+    for module in map(Path, args.guest_modules):
         stripped = small / module.name
         subprocess.run(["strip", "--strip-debug", "-o", str(stripped), str(module)], check=True)
         cpio.file(f"lab/{module.name}", stripped)

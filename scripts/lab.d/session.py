@@ -34,7 +34,7 @@ class Session:
         self._t0 = time.monotonic()
         self._raw: list[Any] | None = None  # the terminal as it was
         guests = parse_guests(args.guests, args.mem, args.guest_vcpus)
-        self.hosts = [Host("h1", run, Path(args.image), guests, args, self.now, self.say)]
+        self.hosts = [Host("h1", run, Path(args.image), Path(args.kernel), guests, args, self.now, self.say)]
         self.verdict = ""
         self.reason = ""
         self.seconds = 0.0
