@@ -62,24 +62,22 @@ class Simulated(Bmc):
 
 
 class External(Bmc):
-    """One that connects to the emulator, which listens: it may go and come again."""
+    """One beside the emulator, which may go and come again."""
 
     present = True
     external = True
 
-    def __init__(self, run: Path, listener: socket.socket) -> None:
+    def __init__(self, run: Path) -> None:
         self.run = run
-        self.listener = listener
-        self.listener.listen(1)
-        self.address = listener.getsockname()
         self.process: subprocess.Popen[bytes] | None = None
 
     def machine(self) -> list[str]:
-        vm = f"socket,id=bmc-vm,fd={self.listener.fileno()},server=on,wait=off"
-        return ["-chardev", vm, "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc-vm", *KCS]
+        chardev = f"socket,id=bmc-vm,{self.address()}"
+        return ["-chardev", chardev, "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc-vm", *KCS]
 
-    def sockets(self) -> list[socket.socket]:
-        return [self.listener]
+    def address(self) -> str:
+        """Where they meet, for the emulator."""
+        raise NotImplementedError
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -120,12 +118,13 @@ class External(Bmc):
 
 
 class Ours(External):
-    """mgmt-bmc."""
+    """mgmt-bmc.  It connects; the emulator listens."""
 
     def __init__(self, run: Path, options: str, places: list[str]) -> None:
-        vm = socket.socket(socket.AF_UNIX)
-        vm.bind(str(run / "bmc-vm.sock"))
-        super().__init__(run, vm)
+        super().__init__(run)
+        self.vm = socket.socket(socket.AF_UNIX)
+        self.vm.bind(str(run / "bmc-vm.sock"))
+        self.vm.listen(1)
         self.options = dict(option.partition("=")[::2] for option in options.split(",") if option)
         self.options.setdefault("serial", SERIAL)
         self.program = find(places)
@@ -133,9 +132,15 @@ class Ours(External):
     def machine(self) -> list[str]:
         return [*super().machine(), "-smbios", f"type=1,serial={self.options['serial']}"]
 
+    def address(self) -> str:
+        return f"fd={self.vm.fileno()},server=on,wait=off"
+
+    def sockets(self) -> list[socket.socket]:
+        return [self.vm]
+
     def command(self) -> list[str]:
         options = [f"--{name}={value}" if value else f"--{name}" for name, value in self.options.items()]
-        sockets = ["--vm", self.address, "--control", str(self.run / "bmc.sock")]
+        sockets = ["--vm", str(self.run / "bmc-vm.sock"), "--control", str(self.run / "bmc.sock")]
         return [str(self.program), *sockets, "--trace", *options]
 
     def control(self, line: str) -> str:
@@ -152,18 +157,24 @@ class Ours(External):
 
 
 class IpmiSim(External):
-    """OpenIPMI's simulator.  It knows no DCMI, and connects over TCP only."""
+    """OpenIPMI's simulator.  It knows no DCMI.  It listens, on TCP only; when it connects, as it
+    can, it does not answer."""
 
     def __init__(self, run: Path, root: str) -> None:
-        vm = socket.socket()
-        vm.bind(("127.0.0.1", 0))
-        super().__init__(run, vm)
+        super().__init__(run)
         self.root = root
+        # It takes no socket, and does not tell of one: a number that is free now.
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+
+    def address(self) -> str:
+        return f"host=127.0.0.1,port={self.port},reconnect-ms=200"
 
     def command(self) -> list[str]:
         configuration = self.run / "ipmi_sim.conf"
         configuration.write_text(
-            f'name "lab"\nset_working_mc 0x20\n  serial kcs 127.0.0.1 {self.address[1]} connect codec VM\n'
+            f'name "lab"\nset_working_mc 0x20\n  serial kcs 127.0.0.1 {self.port} codec VM\n'
         )
         return [
             f"{self.root}/usr/bin/ipmi_sim", "--nostdio", "--nopersist", "--state-dir", str(self.run / "ipmi_sim"),
