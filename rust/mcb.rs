@@ -61,6 +61,8 @@ pub(crate) struct Endpoint {
     pub(crate) inbox: Inbox,
     /// Notified when a message was queued.
     pub(crate) readable: PollCondVarBox,
+    /// Whether it ever asked to hear of presence.
+    has_asked: Atomic<bool>,
     bridge: Arc<Bridge>,
     /// In the list of those that hold messages with a deadline.
     #[pin]
@@ -370,6 +372,7 @@ impl Bridge {
                 inbox <- Inbox::new(account),
                 _slot: account.take(Slot::Endpoints, 1)?,
                 readable: PollCondVarBox::new(c"mgmt_endpoint", kernel::static_lock_class!())?,
+                has_asked: Atomic::new(false),
                 bridge: self.clone(),
                 expiring <- ListLinks::new(),
                 is_expiring <- AtomicTracker::new(),
@@ -401,7 +404,9 @@ impl Bridge {
         let mut notices = Notices::default();
         let mut table = self.table.lock();
         let entry = table.directory.unbind(&key);
-        table.end_watches_of(endpoint.principal, &mut notices);
+        if endpoint.has_asked.load(Relaxed) {
+            table.end_watches_of(endpoint.principal, &mut notices);
+        }
         if table.directory.first(endpoint.app).is_none() {
             table.tell_local(endpoint.app, Event::Down, &mut notices);
         }
@@ -484,6 +489,7 @@ impl Bridge {
             if !event.is_from_endpoint() {
                 return Err(Refused::Failed(EINVAL));
             }
+            from.has_asked.store(true, Relaxed);
             self.watch(Origin::Local, &header, event, from.principal, &back)?;
             return Ok(Prepared::Broadcast(KVVec::new()));
         }

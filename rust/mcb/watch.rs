@@ -14,7 +14,7 @@ use crate::{
     pure::{
         account::Slot,
         policy::Verdict,
-        route::{is_same_vm, route, Origin, Route}, //
+        route::{is_same_vm, route, Names, Origin, Route}, //
     },
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, PRESENCE_LEN},
 };
@@ -56,6 +56,28 @@ impl Watch {
         }
     }
 
+    /// Keeps what a link tells of presence there. Whether this watch asked for it.
+    fn sees(&mut self, names: &Names, header: &Header, event: Event) -> bool {
+        let source = header.source.component;
+        let (way, component) = route(names, self.origin, &self.component);
+        let everywhere = matches!(way, Route::LocalAndUplink | Route::LocalAndGuests);
+        let covers = everywhere || is_same_vm(&component, &source);
+        let for_it = self.subscriber.app == header.destination.app
+            && is_same_vm(&self.subscriber.component, &header.destination.component);
+        if !covers || !for_it {
+            return false;
+        }
+        let at = self.up.iter().position(|up| *up == source);
+        match (event, at) {
+            // Without memory, nobody hears when its channel goes.
+            (Event::Up, None) => drop(self.up.push(source, GFP_ATOMIC)),
+            (Event::Down, Some(at)) => drop(self.up.remove(at)),
+            _ => {}
+        }
+        // Who asked about everybody does not hear of each who is not there.
+        !everywhere || event == Event::Up || at.is_some()
+    }
+
     /// Asks, or stops asking, in this component by this link.
     fn passed(&self, link: &Arc<Link>, component: Component, app: AppId, event: Event) -> Notice {
         Notice {
@@ -91,10 +113,21 @@ impl Notices {
 }
 
 impl Table {
+    /// The watches for an App_ID.
+    fn watches_for(&self, app: AppId) -> impl Iterator<Item = (Key, &Watch)> {
+        let mut from = 0;
+        core::iter::from_fn(move || {
+            let cursor = self.watches.cursor_lower_bound(&(app, from))?;
+            let key = *cursor.current().0;
+            from = key.1 + 1;
+            let watch = self.watches.get(&key)?;
+            (key.0 == app).then_some((key, watch))
+        })
+    }
+
     /// Tells the askers that an App_ID of this domain came or went.
     pub(super) fn tell_local(&self, app: AppId, event: Event, notices: &mut Notices) {
-        let of_app = self.watches.iter().filter(|((name, _), _)| *name == app);
-        for (_, watch) in of_app {
+        for (_, watch) in self.watches_for(app) {
             let (way, component) = route(&self.directory.names, watch.origin, &watch.component);
             if let Some(own) = self.directory.names.local(way, component) {
                 notices.add(watch.notice(own, app, event));
@@ -260,8 +293,8 @@ impl Bridge {
                 && watch.principal == principal
                 && watch.is_for(&header.source, &component)
         };
-        let mut of_app = table.watches.iter().filter(|((name, _), _)| *name == app);
-        let known = of_app.find(|(_, watch)| same(watch)).map(|(&key, _)| key);
+        let known = table.watches_for(app).find(|(_, watch)| same(watch));
+        let known = known.map(|(key, _)| key);
         match (event, known) {
             (Event::Watch, None) => {
                 let slot = to.inbox().account().take(Slot::Watches, 1);
@@ -290,31 +323,20 @@ impl Bridge {
 
     /// What a link tells of presence there. Whether anybody has asked for it.
     pub(super) fn seen(&self, header: &Header, event: Event) -> bool {
-        let (Some(app), source) = (header.source.app, header.source.component) else {
+        let Some(app) = header.source.app else {
             return false;
         };
         let mut asked = false;
         let mut table = self.table.lock();
         let names = table.directory.names;
-        let of_app = table.watches.iter_mut();
-        for (_, watch) in of_app.filter(|((name, _), _)| *name == app) {
-            let (way, component) = route(&names, watch.origin, &watch.component);
-            let everywhere = matches!(way, Route::LocalAndUplink | Route::LocalAndGuests);
-            let covers = everywhere || is_same_vm(&component, &source);
-            let for_it = watch.subscriber.app == header.destination.app
-                && is_same_vm(&watch.subscriber.component, &header.destination.component);
-            if !covers || !for_it {
-                continue;
+        let mut next = table.watches.cursor_lower_bound_mut(&(app, 0));
+        while let Some(mut cursor) = next {
+            let (key, watch) = cursor.current_mut();
+            if key.0 != app {
+                break;
             }
-            let at = watch.up.iter().position(|up| *up == source);
-            // Who asked about everybody does not hear of each who is not there.
-            asked |= !everywhere || event == Event::Up || at.is_some();
-            match (event, at) {
-                // Without memory, nobody hears when its channel goes.
-                (Event::Up, None) => drop(watch.up.push(source, GFP_ATOMIC)),
-                (Event::Down, Some(at)) => drop(watch.up.remove(at)),
-                _ => {}
-            }
+            asked |= watch.sees(&names, header, event);
+            next = cursor.move_next();
         }
         asked
     }
