@@ -177,12 +177,12 @@ class File:
         ).split()
         return dict(zip(names, LINK.unpack(data)))
 
-    def load_policy(self, text, length=None, reserved=bytes(12)):
+    def load_policy(self, text, length=None, reserved=bytes(12), address=None):
         """Returns where the mistake is, as (line, column); (0, 0) if there is none."""
         text = text.encode() if isinstance(text, str) else text
         buffer = ctypes.create_string_buffer(text, len(text) + 1)
         size = len(text) if length is None else length
-        data = bytearray(POLICY_LOAD.pack(ctypes.addressof(buffer), size, 0, 0, reserved))
+        data = bytearray(POLICY_LOAD.pack(address or ctypes.addressof(buffer), size, 0, 0, reserved))
         try:
             fcntl.ioctl(self.fd, IOC_POLICY_LOAD, data)
         except OSError as e:
