@@ -14,6 +14,9 @@
 //! ```
 //!
 //! Any other state of the other end changes nothing: it may show any state at any time.
+//!
+//! A frontend whose offers fail too often finds this end `Closed`, and nothing that it does changes
+//! that: the toolstack has to make the device anew.
 
 use crate::{
     account::Holding,
@@ -22,7 +25,8 @@ use crate::{
     mcb::Bridge,
     pure::{
         account::{Owner, Slot},
-        route::Origin,
+        patience::Patience,
+        route::Origin, //
     },
     xen::{
         event::{EventChannel, Port},
@@ -48,7 +52,8 @@ use kernel::{
     fmt,
     new_mutex,
     prelude::*,
-    sync::{aref::ARef, Arc, Mutex}, //
+    sync::{aref::ARef, Arc, Mutex},
+    time::{Instant, Monotonic}, //
 };
 
 /// The backend driver.
@@ -65,6 +70,34 @@ pub(crate) struct BackData {
     #[pin]
     /// The link, and the session number of its rings.
     link: Mutex<Option<(Arc<Link>, u32)>>,
+    #[pin]
+    refusals: Mutex<Refusals>,
+}
+
+/// Offers that could not be taken: the kernel logs a line of its own for a grant that it cannot
+/// map, so that they have to be few.
+struct Refusals {
+    patience: Patience,
+    last: Instant<Monotonic>,
+    over: bool,
+}
+
+impl Refusals {
+    fn new() -> Self {
+        Self {
+            patience: Patience::new(),
+            last: Instant::now(),
+            over: false,
+        }
+    }
+
+    /// Counts one. Whether it is the last.
+    fn count(&mut self) -> bool {
+        let since = self.last.elapsed().as_millis() / 1000;
+        self.last = Instant::now();
+        self.over = self.patience.is_over(since.try_into().unwrap_or(0));
+        self.over
+    }
 }
 
 /// 16 bytes as hexadecimal digits.
@@ -176,6 +209,21 @@ impl BackData {
         Ok(())
     }
 
+    /// Says that an offer could not be taken; if it was one too many, closes the device for good.
+    fn refuse(&self, dev: &Device<Bound>, error: Error) -> Result {
+        self.disconnect();
+        self.complaints
+            .error(dev, error, c"cannot connect to the frontend");
+        if self.refusals.lock().count() {
+            dev.error(
+                error,
+                c"the frontend failed too often: closed until it is attached anew",
+            );
+            dev.switch_state(State::Closed)?;
+        }
+        Ok(())
+    }
+
     /// Stops, if there is a channel.
     fn disconnect(&self) {
         let old = self.link.lock().take();
@@ -198,6 +246,7 @@ impl Driver for Back {
             account: bridge.accounts.open(Owner::Guest(dev.otherend_id().into()))?,
             lender: Lender::new(dev.otherend_id(), account.none_of(Slot::Pages))?,
             link <- new_mutex!(None, "mgmtback"),
+            refusals <- new_mutex!(Refusals::new(), "mgmtback_refusals"),
         })
         .pin_chain(move |data| data.publish(dev))
     }
@@ -206,7 +255,8 @@ impl Driver for Back {
         let result = match state {
             State::Initialising | State::InitWait => {
                 data.disconnect();
-                if dev.state() == State::InitWait || !dev.is_online() {
+                let over = data.refusals.lock().over;
+                if dev.state() == State::InitWait || !dev.is_online() || over {
                     Ok(())
                 } else {
                     data.publish(dev)
@@ -216,12 +266,7 @@ impl Driver for Back {
                 State::InitWait | State::Connected => {
                     // A guest that was in the middle of a change offers again, and we look again;
                     // one that offers nonsense stays unconnected.
-                    if let Err(e) = data.connect(dev) {
-                        data.disconnect();
-                        let what = c"cannot connect to the frontend";
-                        data.complaints.error(dev, e, what);
-                    }
-                    Ok(())
+                    data.connect(dev).or_else(|e| data.refuse(dev, e))
                 }
                 _ => Ok(()),
             },

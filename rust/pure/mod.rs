@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What can be wrong without a kernel: ring arithmetic, large messages, routing, directory, accounts,
-//! policy.
+//! patience, policy.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
 pub mod account;
 pub mod directory;
 pub mod large;
+pub mod patience;
 // mgmtctl uses the rest.
 #[allow(dead_code, unused_imports)]
 pub mod policy;

@@ -328,7 +328,9 @@ impl Device {
     }
 
     /// Logs an error and publishes it in xenstore, for the toolstack to see.
-    fn error(&self, error: Error, what: &CStr) {
+    ///
+    /// For what a peer can cause, use [`Complaints`].
+    pub(crate) fn error(&self, error: Error, what: &CStr) {
         // SAFETY: By the invariant, the device is valid; `what` is a C string.
         unsafe {
             bindings::mgmt_helper_xenbus_dev_error(
