@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """A guest's root writes what it likes to its own xenstore nodes: Dom0 survives, others go on."""
 
+import errno
 import random
+import subprocess
 import time
 
 import mgmt
 import xs
-from mgmt import Bystander, case, check, equal, guests
+from mgmt import Bystander, File, GuestFile, case, check, equal, guests, message, raises, vm
 
 NAME = guests()[0] if guests() else ""
 MAPPINGS = 4  # two guests, two rings each
@@ -199,6 +201,67 @@ def removed_nodes():
     check(mgmt.until(lambda: mappings() == MAPPINGS - 2, 20), f"{mappings()} rings are mapped")
     recovers()
     works(guests()[1])
+
+
+def flood(domain, name, where):
+    """A program that writes to a receiver that does not read."""
+    program = f"mgmt-test --timeout 100 flood --app {name}Writer --to {name}@{where} --size 4000 --count 9999 --wait 0"
+    command = ["guest", "-T", "110", domain, program] if domain else ["sh", "-c", f"exec {program}"]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def is_stuck(field):
+    """Whether the link's counter stands still."""
+    with File() as f:
+        before = f.link(mgmt.domid(NAME))[field]
+        time.sleep(1)
+        return before > 0 and f.link(mgmt.domid(NAME))[field] == before
+
+
+def unbind_front(action):
+    mgmt.must("guest", "-T", "60", NAME, f"echo mgmt-0 >/sys/bus/xen/drivers/mgmtfront/{action}", timeout=70)
+
+
+def unbind_back(action):
+    with open(f"/sys/bus/xen-backend/drivers/mgmtback/{action}", "w") as f:
+        f.write(f"mgmt-{mgmt.domid(NAME)}-0")
+
+
+@case(timeout=300)
+def device_goes_under_open_files():
+    """A device goes while files are open and writers wait: they hear of it, and the next device serves them."""
+    mgmt.ready()
+    there_app, here_app = (vm(mgmt.domid(NAME)), "OpenThere"), (mgmt.MVM_COMPONENT, "OpenHere")
+    to_guest, to_dom0 = (message(app, where, bytes(4000)) for where, app in (there_app, here_app))
+    with Bystander(), File("OpenHere") as here, GuestFile(NAME, "OpenThere") as there:
+        for bind in (unbind_front, unbind_back):
+            here.write(to_guest)
+            check(there.read(20) is not None, "nothing arrived in the guest")
+            there.write(to_dom0)
+            check(here.read(20) is not None, "nothing arrived in Dom0")
+            writers = [
+                (flood(None, "OpenThere", f"vm:{mgmt.domid(NAME)}"), "no such component"),
+                (flood(NAME, "OpenHere", "mvm"), "not connected"),
+            ]
+            stuck = mgmt.until(lambda: is_stuck("rx_messages") and is_stuck("tx_messages"), 60)
+            check(stuck, "the writers do not wait for room")
+            bind("unbind")
+            for writer, text in writers:
+                output = writer.communicate(timeout=120)[0].decode()
+                check(writer.returncode == 1 and text in output, f"a writer says {output!r}, not {text!r}")
+            # What had arrived is still there.
+            while here.read(1):
+                pass
+            there.headers(10000, 1)
+            raises(errno.EHOSTUNREACH, "Dom0, with no device", here.write, to_guest)
+            raises(errno.ENOTCONN, "the guest, with no device", there.write, to_dom0)
+            here.write(message("OpenHere", mgmt.SELF, b"alone"))
+            own = here.read(10)
+            check(own and own.payload == b"alone", "a file without a device does not serve its own domain")
+            bind("bind")
+            if not mgmt.until(lambda: read(front("state")) == read(back("state")) == "4", 20):
+                raise mgmt.Failure("no connection with the next device")
+    works()
 
 
 if __name__ == "__main__":
