@@ -8,6 +8,7 @@
 pub mod account;
 pub mod directory;
 pub mod large;
+pub mod lineage;
 pub mod patience;
 // mgmtctl uses the rest.
 #[allow(dead_code, unused_imports)]

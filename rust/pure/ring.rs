@@ -49,6 +49,8 @@ pub enum Format {
     Message = 0,
     /// A message whose payload is in pages: see [`large`](super::large).
     Pages = 1,
+    /// A word of one end of the channel to the other.
+    Note = 2,
 }
 
 impl Format {
@@ -56,6 +58,7 @@ impl Format {
         match number {
             0 => Ok(Self::Message),
             1 => Ok(Self::Pages),
+            2 => Ok(Self::Note),
             _ => Err(Broken::Format),
         }
     }

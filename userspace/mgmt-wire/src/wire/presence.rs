@@ -19,6 +19,8 @@ pub enum Event {
     Up = 3,
     /// The message's source is not there, or not any more.
     Down = 4,
+    /// The message's source is still there, by this name now: it has moved, or was suspended.
+    Moved = 5,
 }
 
 impl Event {
@@ -30,6 +32,7 @@ impl Event {
             [2, 0, 0, 0, 0, 0, 0, 0] => Ok(Self::Unwatch),
             [3, 0, 0, 0, 0, 0, 0, 0] => Ok(Self::Up),
             [4, 0, 0, 0, 0, 0, 0, 0] => Ok(Self::Down),
+            [5, 0, 0, 0, 0, 0, 0, 0] => Ok(Self::Moved),
             _ => Err(WireError::Reserved),
         }
     }
@@ -60,7 +63,7 @@ mod tests {
                     assert_eq!(event.is_from_endpoint(), first < 3);
                 }
                 Err(e) => {
-                    assert!(!(1..=4).contains(&first));
+                    assert!(!(1..=5).contains(&first));
                     assert_eq!(e, WireError::Reserved);
                 }
             }
