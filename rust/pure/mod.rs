@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be wrong without a kernel: ring arithmetic, large messages, routing, directory, accounts,
-//! patience, policy.
+//! What can be wrong without a kernel: ring, large messages, lineages, routing, names, directory,
+//! accounts, patience, policy.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
@@ -16,3 +16,4 @@ pub mod policy;
 pub mod quota;
 pub mod ring;
 pub mod route;
+pub mod uuid;

@@ -9,7 +9,7 @@
 
 mod store;
 
-pub(crate) use store::{read_u32, write, Transaction, Watch, WatchHandler};
+pub(crate) use store::{read_u32, read_uuid, write, Transaction, Watch, WatchHandler};
 
 use crate::bindings;
 use core::{
@@ -154,6 +154,10 @@ pub(crate) trait Driver {
         state: State,
     ) -> Verdict;
 
+    /// This domain is about to be suspended, to be resumed here, there, or after a failure at once:
+    /// then nobody tells. May wait for a moment.
+    fn suspend(_dev: &Device<device::Bound>, _data: Pin<&Self::Data>) {}
+
     /// This domain was restored or has migrated: grants, event channels and the other end are
     /// gone; [`Driver::otherend_changed`] calls with the new other end follow.
     fn resume(dev: &Device<device::Bound>, data: Pin<&Self::Data>) -> Result;
@@ -196,6 +200,7 @@ unsafe impl<T: Driver> driver::RegistrationOps for Adapter<T> {
             (*drv.get()).probe = Some(Self::probe_callback);
             (*drv.get()).otherend_changed = Some(Self::otherend_changed_callback);
             (*drv.get()).remove = Some(Self::remove_callback);
+            (*drv.get()).suspend = Some(Self::suspend_callback);
             (*drv.get()).resume = Some(Self::resume_callback);
         }
         // The xenbus holds a reference to the owner of a driver for each bound device, which would
@@ -255,6 +260,15 @@ impl<T: Driver> Adapter<T> {
         // SAFETY: `probe` has stored a `T::Data`; it is taken out after this call.
         let data = unsafe { dev.as_ref().drvdata_borrow::<T::Data>() };
         T::unbind(dev, data);
+    }
+
+    extern "C" fn suspend_callback(dev: *mut bindings::xenbus_device) -> c_int {
+        // SAFETY: The xenbus calls this with a valid device, valid during the call.
+        let dev = unsafe { &*dev.cast::<Device<device::BoundInternal>>() };
+        // SAFETY: Only bound devices are suspended, so `probe` has stored a `T::Data`.
+        let data = unsafe { dev.as_ref().drvdata_borrow::<T::Data>() };
+        T::suspend(dev, data);
+        0
     }
 
     extern "C" fn resume_callback(dev: *mut bindings::xenbus_device) -> c_int {
@@ -343,11 +357,17 @@ impl Device {
 }
 
 impl Device<device::Bound> {
-    /// The path of the other end's nodes in xenstore.
-    pub(crate) fn otherend(&self) -> &CStr {
-        // SAFETY: The name is set while the device is bound, and changes only on resume, which
-        // the xenwatch thread runs alone.
-        unsafe { CStr::from_char_ptr((*self.as_raw()).otherend) }
+    /// The path of the other end's nodes in xenstore. `ENODEV` after a resume in which nobody had
+    /// made them again.
+    pub(crate) fn otherend(&self) -> Result<&CStr> {
+        // SAFETY: By the invariant, the device is valid.
+        let name = unsafe { (*self.as_raw()).otherend };
+        if name.is_null() {
+            return Err(ENODEV);
+        }
+        // SAFETY: The name is a C string while the device is bound, and changes only on resume,
+        // which the xenwatch thread runs alone.
+        Ok(unsafe { CStr::from_char_ptr(name) })
     }
 
     /// Our own state.

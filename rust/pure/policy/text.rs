@@ -3,7 +3,10 @@
 //! Reads rules, one from each line.
 
 use super::{Action, ComponentPattern, Kinds, Pattern, Rule, MAX_RULES};
-use crate::wire::{AppId, Serial};
+use crate::{
+    pure::uuid,
+    wire::{AppId, Serial}, //
+};
 use core::{
     fmt,
     net::{IpAddr, Ipv4Addr},
@@ -381,20 +384,10 @@ fn mvm_ip(word: Word<'_>) -> At<[u8; 16]> {
 }
 
 fn uuid(word: Word<'_>) -> At<ComponentPattern> {
-    let mut uuid = [0; 16];
-    let mut digits = 0;
-    for &byte in word.bytes.iter().filter(|&&byte| byte != b'-') {
-        let (Some(digit), Some(to)) = (char::from(byte).to_digit(16), uuid.get_mut(digits / 2))
-        else {
-            return word.is_not(Mistake::Uuid);
-        };
-        *to = (*to << 4) | digit as u8;
-        digits += 1;
+    match uuid::parse(word.bytes) {
+        Some(uuid) => Ok(ComponentPattern::Stable(uuid)),
+        None => word.is_not(Mistake::Uuid),
     }
-    if digits != 32 {
-        return word.is_not(Mistake::Uuid);
-    }
-    Ok(ComponentPattern::Stable(uuid))
 }
 
 fn kinds(mut word: Word<'_>) -> At<Kinds> {

@@ -2,7 +2,10 @@
 
 //! Xenstore nodes: reading what is not trusted, writing in transactions, watching.
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pure::uuid::{self, Uuid}, //
+};
 use core::{
     fmt,
     ptr::NonNull, //
@@ -53,6 +56,14 @@ fn read_with<R>(
 /// Returns `ENOENT` if there is none, `EINVAL` if it is no number, `ERANGE` if it does not fit.
 pub(crate) fn read_u32(dir: &CStr, node: &CStr) -> Result<u32> {
     read_with(NIL, dir, node, parse_u32)
+}
+
+/// Reads the stable name of the domain whose directory this is: its node `vm`, which the toolstack
+/// writes and the domain cannot.
+pub(crate) fn read_uuid(domain: &CStr) -> Result<Uuid> {
+    read_with(NIL, domain, c"vm", |path| {
+        uuid::from_vm_path(path).ok_or(EINVAL)
+    })
 }
 
 /// Numbers, as a node holds them: separated by one space each, as many as `out` has places.
