@@ -7,6 +7,7 @@ use crate::{
     payload::Payload,
     pure::{
         large::REF_BYTES,
+        lineage::Answer,
         ring::{Broken, Consumer, Format, Producer, PushError}, //
     },
     wire::HEADER_LEN,
@@ -14,7 +15,8 @@ use crate::{
         event::EventChannel,
         lend::{Lender, Lent},
         pages::PageBuffer,
-        ring::RingMemory, //
+        ring::RingMemory,
+        xenbus::Transaction, //
     }, //
 };
 use kernel::{
@@ -39,8 +41,14 @@ pub(crate) mod node {
     pub(crate) const MVM_ID: &CStr = c"mvm-id";
     /// Backend: the address of the management VM, 32 hexadecimal digits.
     pub(crate) const MVM_IP: &CStr = c"mvm-ip";
-    /// Backend: incarnation of the channel.
+    /// Backend: incarnation of the link.
     pub(crate) const EPOCH: &CStr = c"epoch";
+    /// Frontend: the lineage that it would go on with. Backend: the one that holds.
+    pub(crate) const LINK: &CStr = c"link";
+    /// Frontend: the lineage that begins if the backend does not know the other.
+    pub(crate) const FRESH: &CStr = c"fresh-link";
+    /// Both: messages of the lineage that were taken.
+    pub(crate) const RECEIVED: &CStr = c"received";
 
     /// Frontend: a random number for each set of rings. Backend: of those that it has taken, so
     /// that neither mistakes rings of an earlier time for the present ones.
@@ -55,6 +63,33 @@ pub(crate) mod node {
     pub(crate) const TX_REFS: &CStr = c"tx-ring-refs";
     /// Frontend: grants of the pages of the ring to the frontend, in order.
     pub(crate) const RX_REFS: &CStr = c"rx-ring-refs";
+}
+
+/// What one end publishes of the lineage of a link: [`node::LINK`] and [`node::RECEIVED`]. Who
+/// publishes nothing goes on with nothing.
+pub(crate) fn read_lineage(t: &Transaction, dir: &CStr) -> Result<Answer> {
+    Ok(Answer {
+        link: read_count(t, dir, node::LINK)?,
+        received: read_count(t, dir, node::RECEIVED)?,
+    })
+}
+
+pub(crate) fn write_lineage(t: &Transaction, dir: &CStr, link: u64, received: u64) -> Result {
+    write_count(t, dir, node::LINK, link)?;
+    write_count(t, dir, node::RECEIVED, received)
+}
+
+/// A number of 64 bits: 16 hexadecimal digits. 0 if there is no such node.
+pub(crate) fn read_count(t: &Transaction, dir: &CStr, node: &CStr) -> Result<u64> {
+    match t.read_hex(dir, node) {
+        Ok(bytes) => Ok(u64::from_be_bytes(bytes)),
+        Err(e) if e == ENOENT => Ok(0),
+        Err(e) => Err(e),
+    }
+}
+
+pub(crate) fn write_count(t: &Transaction, dir: &CStr, node: &CStr, value: u64) -> Result {
+    t.write(dir, node, fmt!("{value:016x}"))
 }
 
 /// Two rings and an event channel, and what was lent to the other end through them.
@@ -98,6 +133,11 @@ impl Channel {
             lender: lender.clone(),
             lent: KVec::new(),
         }
+    }
+
+    /// The domain at the other end.
+    pub(crate) fn peer(&self) -> u16 {
+        self.lender.domid()
     }
 
     /// Puts a message into the ring, or what tells where its payload is. Does not sleep.

@@ -2,11 +2,14 @@
 
 //! A link: a channel to another domain, as the bridge sees it.
 //!
+//! A link outlives its channel: without one it is parked, keeps what was not taken, and goes on in
+//! another channel (`life`, `pure::lineage`).
+//!
 //! Messages are moved in softirq context, by a work item that an event, or whoever sends, queues
 //! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`], [`Link::copy_large`]).
 //!
-//! Locks, outermost first: `Link::ended`, `Link::io`, then the bridge's table, or one inbox, or
-//! the bridge's list of queues with deadlines, or one lender. Nobody waits for a second `io`.
+//! Locks, outermost first: `Link::life`, `Link::io`, then the bridge's table, or one inbox, or the
+//! bridge's list of queues to look after, or one lender. Nobody waits for a second `io`.
 
 use crate::{
     account::Holding,
@@ -20,14 +23,13 @@ use crate::{
     pure::{
         account::Owner,
         large::MAX_INLINE,
-        ring::{Broken, Format, PushError as RingError},
-        route::Origin, //
+        lineage::Lineage,
+        ring::{Broken, Format, Pending, PushError as RingError},
+        route::Origin,
+        uuid::Uuid, //
     },
     wire::{Header, Reason, WireError, HEADER_LEN},
-    xen::{
-        event::Handler,
-        xenbus::{Complaints, Device},
-    }, //
+    xen::event::Handler, //
 };
 use kernel::{
     alloc::AllocError,
@@ -37,14 +39,13 @@ use kernel::{
     },
     new_mutex,
     prelude::*,
-    str::CString,
     sync::{
-        aref::ARef,
         atomic::{ordering, Atomic},
         Arc,
         ArcBorrow,
         Mutex, //
     },
+    time::{Instant, Monotonic},
     workqueue::{
         impl_has_delayed_work,
         impl_has_work,
@@ -55,6 +56,12 @@ use kernel::{
         WorkItem, //
     }, //
 };
+
+mod life;
+
+pub(crate) use life::{Comeback, Rings, PARK_BRIEFLY, PARK_UPLINK};
+
+use life::{Life, NOTE_LEN};
 
 /// Messages that a link takes from its ring, or puts into it, before others get their turn.
 const BUDGET: usize = 64;
@@ -94,26 +101,27 @@ pub(crate) struct Counters {
 /// A link to the guest or management VM at the other end of a channel.
 #[pin_data]
 pub(crate) struct Link {
-    /// Who is at the other end, as messages from there come in.
-    pub(crate) origin: Origin,
+    /// The VM_ID of the guest at the other end, or [`UPLINK`].
+    vm_id: Atomic<u32>,
+    /// The stable name of that guest.
+    pub(crate) uuid: Option<Uuid>,
     /// Who sends what comes from there.
     pub(crate) principal: Principal,
     /// Of the domain there.
     _account: Holding,
-    /// Incarnation of the channel.
-    pub(crate) epoch: u32,
+    epoch: Atomic<u32>,
     pub(crate) counters: Counters,
-    pub(crate) dev: ARef<Device>,
-    complaints: Arc<Complaints>,
     pub(crate) bridge: Arc<Bridge>,
     /// What is to go there.
     #[pin]
     pub(crate) inbox: Inbox,
     #[pin]
     io: SpinLockBh<Io>,
-    /// Whether the link has ended. Held while it ends: its device is bound until then.
+    /// Held while the link gets a channel, or loses it: its device is bound until then.
     #[pin]
-    ended: Mutex<bool>,
+    life: Mutex<Life>,
+    /// Whether it has a channel.
+    attached: Atomic<bool>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
     /// The moving of messages waits for its time: nothing else queues it meanwhile.
@@ -139,6 +147,9 @@ impl_list_item! {
     impl ListItem<0> for Link { using ListLinks { self.expiring }; }
 }
 
+/// Stands for the management VM where a guest's VM_ID is expected: no domain has this number.
+const UPLINK: u32 = u32::MAX;
+
 /// The numbers of the link's work items.
 const MOVES: u64 = 0;
 const CHORES: u64 = 1;
@@ -150,10 +161,18 @@ struct Io {
     large: Large,
     /// A message from there that a full receiver stopped, and that receiver.
     stalled: Option<(ListArc<Message>, Target)>,
-    /// A message that found no room in the ring.
-    outgoing: Option<ListArc<Message>>,
+    /// What goes into the ring before anything of the inbox: a message that found no room there,
+    /// or those that were in the ring of an earlier channel.
+    outgoing: List<Message>,
     /// Messages in the ring that the other end had not taken when last looked at.
     sent: List<Message>,
+    lineage: Lineage,
+    /// Since when this end sends nothing, as its domain is about to be suspended.
+    paused: Option<Instant<Monotonic>>,
+    /// This domain was suspended since the link came back last.
+    resumed: bool,
+    /// Whether the other end has said that its domain is about to be suspended.
+    announced: bool,
     /// What the other end did that ends the channel: nothing is moved any more.
     violation: Option<Violation>,
 }
@@ -222,6 +241,8 @@ enum Violation {
     Forged,
     /// A message whose payload is in pages that are not granted to us.
     NotGranted,
+    /// A note that means nothing.
+    Note,
 }
 
 /// What was in the ring.
@@ -234,6 +255,7 @@ enum Found {
     Large(Arriving),
     /// Whatever it is, it is not its turn before such a payload was copied.
     Waiting,
+    Note([u8; NOTE_LEN]),
 }
 
 impl fmt::Display for Violation {
@@ -243,28 +265,32 @@ impl fmt::Display for Violation {
             Self::Header(error) => write!(f, "bad message: {error:?}"),
             Self::Forged => write!(f, "a message that no bridge sends"),
             Self::NotGranted => write!(f, "a message without its pages"),
+            Self::Note => write!(f, "an unknown note"),
         }
     }
 }
 
 impl Link {
-    /// Makes a link that is not connected yet.
+    /// Makes a link without a channel. `uuid` is the stable name of the guest that it leads to.
     pub(crate) fn new(
         bridge: &Arc<Bridge>,
-        dev: ARef<Device>,
-        complaints: &Arc<Complaints>,
         origin: Origin,
+        uuid: Option<Uuid>,
+        lineage: Lineage,
         epoch: u32,
     ) -> Result<Arc<Self>> {
+        let vm_id = match origin {
+            Origin::Guest(vm_id) => vm_id,
+            _ => UPLINK,
+        };
         let account = bridge.accounts.open(Owner::of(origin))?;
         Arc::pin_init(
             try_pin_init!(Self {
-                origin,
+                vm_id: Atomic::new(vm_id),
+                uuid,
                 principal: bridge.new_principal(&account),
-                epoch,
+                epoch: Atomic::new(epoch),
                 counters: Counters::default(),
-                dev,
-                complaints: complaints.clone(),
                 bridge: bridge.clone(),
                 inbox <- Inbox::new(&account),
                 _account: account,
@@ -273,13 +299,18 @@ impl Link {
                         channel: None,
                         large: Large::None,
                         stalled: None,
-                        outgoing: None,
+                        outgoing: List::new(),
                         sent: List::new(),
+                        lineage,
+                        paused: None,
+                        resumed: false,
+                        announced: false,
                         violation: None,
                     },
                     "mgmt_link"
                 ),
-                ended <- new_mutex!(false, "mgmt_link_ended"),
+                life <- new_mutex!(Life::new(), "mgmt_link_life"),
+                attached: Atomic::new(false),
                 event: Atomic::new(false),
                 retrying: Atomic::new(false),
                 moves <- new_delayed_work!("mgmt_link_moves"),
@@ -292,54 +323,26 @@ impl Link {
         )
     }
 
-    /// Starts to move messages.
-    pub(crate) fn start(self: &Arc<Self>, channel: Channel) {
-        self.io.lock().channel = Some(channel);
-        // What came before this moment had its event unanswered.
-        Self::schedule(self);
+    /// Who is at the other end, as messages from there come in.
+    pub(crate) fn origin(&self) -> Origin {
+        match self.vm_id.load(ordering::Relaxed) {
+            UPLINK => Origin::Uplink,
+            vm_id => Origin::Guest(vm_id),
+        }
     }
 
-    /// Ends the link and returns its channel, if it has one. What has not reached the other end
-    /// goes back to its senders.
-    ///
-    /// Waits for running work of the link, never for the other end.
-    pub(crate) fn close(self: &Arc<Self>) -> Option<Channel> {
-        let mut ended = self.ended.lock();
-        *ended = true;
-        self.end()
+    /// The guest at the other end is another domain now.
+    pub(crate) fn set_vm_id(&self, vm_id: u32) {
+        self.vm_id.store(vm_id, ordering::Relaxed);
     }
 
-    fn end(self: &Arc<Self>) -> Option<Channel> {
-        self.bridge.remove_link(self);
-        let mut io = self.io.lock();
-        let mut channel = io.channel.take();
-        // The other end was not told that it arrived: it knows what to do.
-        io.large = Large::None;
-        let stalled = io.stalled.take();
-        if let Some(channel) = &mut channel {
-            // If the other end broke the ring, nothing is known to have arrived.
-            if channel.tx.refresh().is_ok() {
-                forget_consumed(channel, &mut io.sent);
-            }
-        }
-        let mut left = take(&mut io.sent);
-        if let Some(message) = io.outgoing.take() {
-            left.push_back(message);
-        }
-        drop(io);
-        left.push_all_back(&mut self.inbox.close());
-        if let Some((message, target)) = stalled {
-            // The other end was told that it arrived: one message may pass the share.
-            if let Err(PushError::Closed(message) | PushError::Full(message)) =
-                target.push_returned(message)
-            {
-                self.bridge.bounce(&message, Reason::PeerGone);
-            }
-        }
-        while let Some(message) = left.pop_front() {
-            self.bridge.bounce(&message, Reason::PeerGone);
-        }
-        channel
+    /// Incarnation of the link.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(ordering::Relaxed)
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: u32) {
+        self.epoch.store(epoch, ordering::Relaxed);
     }
 
     /// Has the link move messages soon. May be called from any context.
@@ -361,14 +364,18 @@ impl Link {
 
     /// Whether it has a channel.
     pub(crate) fn is_connected(&self) -> bool {
-        self.io.lock().channel.is_some()
+        self.attached.load(ordering::Relaxed)
     }
 
     /// One round of moving messages. Does not sleep.
     fn pump(self: &Arc<Self>) {
         let mut io = self.io.lock();
-        if io.channel.is_none() || io.violation.is_some() {
-            // An event may come before the link starts: it is answered then.
+        if io.violation.is_some() {
+            return;
+        }
+        if io.channel.is_none() {
+            // An event may come before the link has its channel: it is answered then.
+            self.hand_over_stalled(&mut io);
             return;
         }
         let had_event = self.event.xchg(false, ordering::Acquire);
@@ -414,26 +421,17 @@ impl Link {
 
     /// Takes messages from the ring and hands them to the bridge.
     fn receive(self: &Arc<Self>, io: &mut Io, useful: &mut bool) -> Result<Next, Violation> {
-        let Some(channel) = &mut io.channel else {
-            return Ok(Next::Wait);
-        };
         let mut next = Next::Again;
         let mut budget = BUDGET;
         while budget > 0 {
             budget -= 1;
-            if let Some((message, target)) = io.stalled.take() {
-                if message.is_expired() {
-                    self.bridge.bounce(&message, Reason::Deadline);
-                } else {
-                    io.stalled = self.hand_over(message, target);
-                }
-            }
-            if let Some((message, target)) = &io.stalled {
-                target.inbox().call_when_room(self, message);
-                self.counters.stalls.add(1);
+            if !self.hand_over_stalled(io) {
                 next = Next::Wait;
                 break;
             }
+            let Some(channel) = &mut io.channel else {
+                return Ok(Next::Wait);
+            };
             if self.inbox.is_over_capacity() {
                 self.inbox.call_when_below_capacity(self);
                 self.counters.stalls.add(1);
@@ -450,6 +448,11 @@ impl Link {
                     return Ok(Next::Wait);
                 }
                 Found::Waiting => return Ok(Next::Wait),
+                Found::Note(note) => {
+                    *useful = true;
+                    io.take_note(&note)?;
+                    continue;
+                }
                 Found::Nothing => {
                     next = Next::Wait;
                     break;
@@ -460,6 +463,8 @@ impl Link {
                 }
             };
             *useful = true;
+            io.lineage.count_received();
+            io.announced = false;
             self.counters.rx_messages.add(1);
             self.counters.rx_bytes.add(HEADER_LEN + payload.len());
             match self.bridge.forward(self, room, header, payload) {
@@ -474,10 +479,30 @@ impl Link {
                 Forwarded::Forged => return Err(Violation::Forged),
             }
         }
-        if channel.rx.publish() {
-            channel.event.notify();
+        if let Some(channel) = &mut io.channel {
+            if channel.rx.publish() {
+                channel.event.notify();
+            }
         }
         Ok(next)
+    }
+
+    /// Hands over the message that a full receiver had stopped. False if it stops it still: the
+    /// link goes on when there is room.
+    fn hand_over_stalled(self: &Arc<Self>, io: &mut Io) -> bool {
+        if let Some((message, target)) = io.stalled.take() {
+            if message.is_expired() {
+                self.bridge.bounce(&message, Reason::Deadline);
+            } else {
+                io.stalled = self.hand_over(message, target);
+            }
+        }
+        let Some((message, target)) = &io.stalled else {
+            return true;
+        };
+        target.inbox().call_when_room(self, message);
+        self.counters.stalls.add(1);
+        false
     }
 
     /// Gives a message from this link to its receiver; returns it if the receiver is full.
@@ -504,7 +529,10 @@ impl Link {
 
     /// Moves messages from the inbox into the ring. Returns whether any moved.
     fn transmit(self: &Arc<Self>, io: &mut Io) -> Result<bool, Violation> {
-        let Some(channel) = io.channel.as_mut().filter(|_| io.violation.is_none()) else {
+        if io.violation.is_some() || io.paused.is_some() {
+            return Ok(false);
+        }
+        let Some(channel) = &mut io.channel else {
             return Ok(false);
         };
         let mut moved = false;
@@ -516,7 +544,7 @@ impl Link {
                 break;
             }
             budget -= 1;
-            let message = match io.outgoing.take() {
+            let message = match io.outgoing.pop_front() {
                 Some(message) => message,
                 None => match self.inbox.pop(usize::MAX) {
                     Ok(message) => message,
@@ -535,21 +563,22 @@ impl Link {
                     self.counters.tx_bytes.add(message.len());
                     message.set_ring_position(channel.tx.position());
                     io.sent.push_back(message);
+                    io.lineage.count_sent();
                 }
                 Err(SendError::Lend) => {
-                    io.outgoing = Some(message);
+                    io.outgoing.push_front(message);
                     waits_for_pages = true;
                     break;
                 }
                 Err(SendError::Ring(RingError::Full)) => {
-                    io.outgoing = Some(message);
+                    io.outgoing.push_front(message);
                     break;
                 }
                 Err(SendError::Ring(RingError::TooLarge)) => {
                     self.bridge.bounce(&message, Reason::TooLarge);
                 }
                 Err(SendError::Ring(RingError::Broken(broken))) => {
-                    io.outgoing = Some(message);
+                    io.outgoing.push_front(message);
                     return Err(Violation::Ring(broken));
                 }
             }
@@ -558,7 +587,7 @@ impl Link {
             channel.event.notify();
         }
         let came_back = channel.take_back().map_err(Violation::Ring)?;
-        forget_consumed(channel, &mut io.sent);
+        forget_consumed(channel, &mut io.sent, &mut io.lineage);
         if waits_for_pages && came_back {
             Self::schedule(self);
         } else if waits_for_pages && !channel.has_lent() {
@@ -570,15 +599,18 @@ impl Link {
     /// Copies the payload of a large message, if one waits for that. One at a time: the other
     /// links have their turn.
     fn copy_large(self: &Arc<Self>) {
-        let Some(arriving) = self.io.lock().large.begin() else {
+        let mut io = self.io.lock();
+        let (Some(arriving), Some(channel)) = (io.large.begin(), &io.channel) else {
             return;
         };
+        let peer = channel.peer();
+        drop(io);
         // Nothing that the link does waits for this, but what is behind the message.
         let is_wanted = || matches!(self.io.lock().large, Large::Copying);
-        let fetched = arriving.fetch(self.dev.otherend_id(), is_wanted);
+        let fetched = arriving.fetch(peer, is_wanted);
         let mut io = self.io.lock();
         if !matches!(io.large, Large::Copying) {
-            // The channel has ended.
+            // The channel is gone.
             return;
         }
         match fetched {
@@ -590,47 +622,10 @@ impl Link {
         Self::schedule(self);
     }
 
-    /// Has a message dealt with that has expired outside of the queues. Whether there is any that
-    /// has a deadline.
-    pub(crate) fn expire(this: &Arc<Self>) -> bool {
-        let Some(io) = this.io.try_lock() else {
-            // Somebody deals with it right now.
-            return true;
-        };
-        let stalled = io.stalled.as_ref().map(|(message, _)| message);
-        let has_deadline = |message: &ListArc<Message>| message.has_deadline();
-        let more =
-            stalled.is_some_and(has_deadline) || io.outgoing.as_ref().is_some_and(has_deadline);
-        drop(io);
-        if more {
-            Self::schedule(this);
-        }
-        more
-    }
-
     /// Moves nothing any more, and has the channel closed: the peer broke the rules.
     fn violated(self: &Arc<Self>, io: &mut Guard<'_, Io>, violation: Violation) {
         io.violation = Some(violation);
         let _ = self.bridge.chores().enqueue::<_, CHORES>(self.clone());
-    }
-
-    /// Closes the channel of a peer that broke the rules, and says so.
-    fn end_violated(self: &Arc<Self>) {
-        let mut ended = self.ended.lock();
-        if *ended {
-            return;
-        }
-        *ended = true;
-        drop(self.end());
-        let violation = self.io.lock().violation.take();
-        let Some(violation) = violation else {
-            return;
-        };
-        let Ok(what) = CString::try_from_fmt(fmt!("channel closed: {}", violation)) else {
-            return;
-        };
-        // With `ended` held the device is still bound: its unbinding closes the link first.
-        self.complaints.fatal(&self.dev, EPROTO, &what);
     }
 
     /// Counts a message of this link that goes back to it.
@@ -659,6 +654,9 @@ fn find(channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
         return Ok(Found::Nothing);
     };
     let (length, format) = (pending.length(), pending.format());
+    if format == Format::Note {
+        return find_note(channel, pending).map(Found::Note);
+    }
     if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
         return Err(Violation::Header(WireError::Length));
     }
@@ -680,7 +678,17 @@ fn find(channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
         Format::Pages => Arriving::new(header, rest)
             .map(Found::Large)
             .map_err(Violation::Header),
+        Format::Note => Err(Violation::Note),
     }
+}
+
+fn find_note(channel: &mut Channel, pending: Pending) -> Result<[u8; NOTE_LEN], Violation> {
+    let mut note = [0; NOTE_LEN];
+    if pending.length() != note.len() {
+        return Err(Violation::Note);
+    }
+    channel.rx.take(pending, &mut note, &mut []);
+    Ok(note)
 }
 
 /// `len` zero bytes: `KVVec::from_elem` would write them one by one.
@@ -695,7 +703,7 @@ fn zeros(len: usize) -> Result<KVVec<u8>, AllocError> {
 }
 
 /// Drops the messages that the other end has taken, in order.
-fn forget_consumed(channel: &Channel, sent: &mut List<Message>) {
+fn forget_consumed(channel: &Channel, sent: &mut List<Message>, lineage: &mut Lineage) {
     loop {
         let mut cursor = sent.cursor_front();
         let Some(next) = cursor.peek_next() else {
@@ -705,11 +713,6 @@ fn forget_consumed(channel: &Channel, sent: &mut List<Message>) {
             return;
         }
         drop(next.remove());
+        lineage.count_taken();
     }
-}
-
-fn take(list: &mut List<Message>) -> List<Message> {
-    let mut taken = List::new();
-    taken.push_all_back(list);
-    taken
 }

@@ -9,14 +9,15 @@ use crate::{
     account::{Accounts, Holding, Taken},
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
-    link::Link,
+    link::{Comeback, Link},
     message::{Message, Principal, Room},
     payload::Payload,
     policy::{LoadError, Policy},
     pure::{
         account::{Owner, Slot},
         directory::{Bound, Receiver},
-        route::{Above, Names, Origin, VmName}, //
+        route::{Above, Names, Origin, VmName},
+        uuid::Uuid, //
     },
     queue::OwnedQueue,
     trace::{trace, Point},
@@ -46,6 +47,8 @@ use expiry::Expiring;
 use replies::{Answered, Requests, Teller};
 use watch::Notices;
 
+/// Most links of guests that are kept without a channel.
+const MAX_PARKED: usize = 64;
 /// What the bridge itself sends is charged to this principal.
 const BRIDGE: Principal = Principal {
     id: 0,
@@ -134,7 +137,7 @@ impl Target {
     pub(crate) fn gone(&self) -> Refused {
         match self {
             Self::Endpoint(_) => Refused::Unreachable(Reason::NoEndpoint),
-            Self::Link(link) if link.origin == Origin::Uplink => Refused::NotConnected,
+            Self::Link(link) if link.origin() == Origin::Uplink => Refused::NotConnected,
             Self::Link(_) => Refused::Unreachable(Reason::NoComponent),
         }
     }
@@ -277,16 +280,23 @@ impl Bridge {
         &self.chores
     }
 
-    /// Waits until none of the bridge's work runs or is queued. Nothing may be left that queues
-    /// work of its own.
+    /// Ends the links that are left, which are parked, and waits until none of the bridge's work
+    /// runs or is queued.
     pub(crate) fn close(&self) {
         self.closing.store(true, Relaxed);
+        while let Some(link) = self.uplink().or_else(|| Some(self.guest_from(0)?.1)) {
+            link.end_parked();
+            self.remove_link(&link);
+        }
         while self.delayed.load(Relaxed) != 0 {
             fsleep(Delta::from_millis(5));
         }
         // Moving messages may leave chores, and not the other way round: every link is closed.
         self.moves.drain();
         self.chores.drain();
+        // Who is in this list holds the bridge.
+        let expiring = core::mem::take(&mut *self.expiring.lock());
+        drop(expiring);
     }
 
     /// Counts work that waits for its time: until [`Bridge::delay_ended`] the module stays.
@@ -341,7 +351,7 @@ impl Bridge {
         let directory = &self.table.lock().directory;
         Summary {
             names: directory.names,
-            uplink: directory.uplink().is_some(),
+            uplink: directory.uplink().is_some_and(|link| link.is_connected()),
             links: directory.guest_count(),
             endpoints: directory.endpoint_count(),
         }
@@ -421,46 +431,101 @@ impl Bridge {
         self.end_requests_of(endpoint.principal);
     }
 
-    /// Makes a link known. If there is one to the same domain already, `EEXIST`.
-    pub(crate) fn add_link(&self, link: &Arc<Link>) -> Result {
-        let mut notices = Notices::default();
-        let entry = match link.origin {
-            Origin::Guest(id) => Some(RBTreeNode::new(id, link.clone(), GFP_KERNEL)?),
-            _ => None,
+    /// The link to this guest.
+    pub(crate) fn guest(&self, vm_id: u32) -> Option<Arc<Link>> {
+        self.table.lock().directory.guest(vm_id).cloned()
+    }
+
+    /// The link to the guest with this stable name.
+    pub(crate) fn stable_guest(&self, uuid: &Uuid) -> Option<Arc<Link>> {
+        self.table.lock().directory.stable_guest(uuid).cloned()
+    }
+
+    /// Whether one more link may be kept without a channel.
+    pub(crate) fn may_park(&self) -> bool {
+        let table = self.table.lock();
+        let guests = table.directory.guests();
+        let parked = guests.filter(|(_, link)| !link.is_connected()).count();
+        !self.closing.load(Relaxed) && parked < MAX_PARKED
+    }
+
+    /// Makes the link to a guest known under this VM_ID: a new link, or one that had another before
+    /// the guest moved. `EEXIST` if another link has the name.
+    pub(crate) fn add_guest(&self, link: &Arc<Link>, vm_id: u32) -> Result {
+        let entry = RBTreeNode::new(vm_id, link.clone(), GFP_KERNEL)?;
+        let name = match link.uuid {
+            Some(uuid) => Some(RBTreeNode::new(uuid, vm_id, GFP_KERNEL)?),
+            None => None,
         };
+        let is_link = |known: &Arc<Link>| Arc::ptr_eq(known, link);
+        let mut notices = Notices::default();
         let mut table = self.table.lock();
         let directory = &mut table.directory;
-        if directory.link(link.origin).is_some() {
+        if directory.guest(vm_id).is_some_and(|known| !is_link(known)) {
             return Err(EEXIST);
         }
-        match entry {
-            Some(entry) => directory.add_guest(entry),
-            None => directory.set_uplink(link.clone()),
+        let old = link.origin();
+        let known = match old {
+            Origin::Guest(old) if directory.guest(old).is_some_and(is_link) => {
+                directory.remove_guest(old)
+            }
+            _ => None,
+        };
+        directory.add_guest(entry);
+        let name = name.and_then(|name| directory.set_stable(name));
+        if known.is_some() && old != Origin::Guest(vm_id) {
+            link.set_vm_id(vm_id);
+            table.guest_moved(old, vm_id, &mut notices);
         }
         table.ask_link(link, &mut notices);
         drop(table);
+        drop((known, name));
         self.tell(notices);
         Ok(())
+    }
+
+    /// Makes the link to the management VM known, with the names that this has given.
+    pub(crate) fn set_uplink(&self, link: &Arc<Link>, above: Above, comeback: Comeback) {
+        let mut notices = Notices::default();
+        let mut table = self.table.lock();
+        let directory = &mut table.directory;
+        let before = core::mem::replace(&mut directory.names.above, above);
+        let is_new = directory.uplink().is_none();
+        directory.set_uplink(link.clone());
+        if !is_new && (comeback.anew || comeback.resumed) {
+            table.uplink_moved(before, comeback, &mut notices);
+        }
+        if is_new || comeback.anew {
+            table.ask_link(link, &mut notices);
+        }
+        drop(table);
+        self.tell(notices);
     }
 
     /// Forgets a link, if it is the one that is known under its name.
     pub(crate) fn remove_link(&self, link: &Arc<Link>) {
         let mut notices = Notices::default();
         let mut table = self.table.lock();
-        let known = table.directory.link(link.origin);
+        let known = table.directory.link(link.origin());
         if !known.is_some_and(|known| Arc::ptr_eq(known, link)) {
             return;
         }
-        table.tell_link_gone(link.origin, &mut notices);
-        let entry = match link.origin {
-            Origin::Guest(id) => table.directory.remove_guest(id),
+        table.tell_link_gone(link.origin(), &mut notices);
+        let directory = &mut table.directory;
+        let entries = match link.origin() {
+            Origin::Guest(id) => {
+                let name = link
+                    .uuid
+                    .and_then(|uuid| directory.remove_stable(&uuid, id));
+                (directory.remove_guest(id), name)
+            }
             _ => {
-                table.directory.remove_uplink();
-                None
+                directory.remove_uplink();
+                (None, None)
             }
         };
         drop(table);
-        drop(entry);
+        drop(entries);
         self.tell(notices);
         self.end_requests_of(link.principal);
     }
@@ -528,12 +593,12 @@ impl Bridge {
         if header.source.app.is_none() || header.destination.app.is_none() {
             return Forwarded::Forged;
         }
-        if let Origin::Guest(vm_id) = link.origin {
+        if let Origin::Guest(vm_id) = link.origin() {
             let mvm_ip = self.names().mvm.mvm_ip;
             header.source.component = VmName { mvm_ip, vm_id }.into();
             // What comes back has the epoch of the message that it is about.
             if header.kind != Kind::Undeliverable {
-                header.epoch = link.epoch;
+                header.epoch = link.epoch();
             }
         }
         header.hops = header.hops.saturating_add(1);
@@ -544,23 +609,25 @@ impl Bridge {
             match Event::decode(&payload) {
                 Err(_) => return Forwarded::Forged,
                 Ok(event) if event.is_from_endpoint() => {
-                    match self.watch(link.origin, &header, event, link.principal, &back) {
+                    match self.watch(link.origin(), &header, event, link.principal, &back) {
                         Ok(()) => return Forwarded::Dropped,
                         Err(refused) => Err(refused),
                     }
                 }
-                Ok(event) if self.seen(&header, event) => self.find_asker(link.origin, &header),
+                Ok(event) if self.seen(link.origin(), &header, event) => {
+                    self.find_asker(link.origin(), &header)
+                }
                 // Its asker may just have gone.
                 Ok(_) => return Forwarded::Dropped,
             }
         } else if header.flags.contains(Flags::BROADCAST) {
             let (from, gfp) = (link.principal, GFP_ATOMIC);
-            match self.distribute(link.origin, &header, &payload, from, &back, gfp) {
+            match self.distribute(link.origin(), &header, &payload, from, &back, gfp) {
                 Ok(copies) => return Forwarded::Broadcast(copies),
                 Err(refused) => Err(refused),
             }
         } else {
-            self.find(link.origin, &header)
+            self.find(link.origin(), &header)
         };
         match found {
             Ok((mut target, destination)) => {

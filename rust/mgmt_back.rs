@@ -5,13 +5,16 @@
 //! ```text
 //! other end     this end
 //! Initialising, InitWait
-//!               any but InitWait -> stop                          -> InitWait
+//!               any but InitWait -> park                          -> InitWait
 //! Initialised   InitWait         -> map the rings, start          -> Connected
-//! Initialised   Connected, with other rings -> stop, as above      -> InitWait, Connected
+//! Initialised   Connected, with other rings -> park, as above      -> InitWait, Connected
 //! Closing       any but InitWait -> stop                          -> Closing
 //! Closed        any but InitWait -> stop, leave if not online     -> Closed
-//! Unknown       any              -> the nodes are gone: stop, leave
+//! Unknown       any              -> the nodes are gone: stop, or park; leave
 //! ```
+//!
+//! To stop is to end the link; to park it is to keep it until the guest goes on with it, in another
+//! channel and perhaps as another domain (`link::life`).
 //!
 //! Any other state of the other end changes nothing: it may show any state at any time.
 //!
@@ -20,11 +23,12 @@
 
 use crate::{
     account::Holding,
-    channel::{node, Channel, PROTOCOL},
-    link::Link,
+    channel::{node, read_count, read_lineage, write_lineage, Channel, PROTOCOL},
+    link::{Link, Rings, PARK_BRIEFLY},
     mcb::Bridge,
     pure::{
         account::{Owner, Slot},
+        lineage::{Answer, Lineage, Offer as LineageOffer},
         patience::Patience,
         route::Origin, //
     },
@@ -36,6 +40,7 @@ use crate::{
         xenbus::{
             self,
             read_u32,
+            read_uuid,
             Complaints,
             Device,
             DeviceId,
@@ -52,6 +57,7 @@ use kernel::{
     fmt,
     new_mutex,
     prelude::*,
+    str::CString,
     sync::{aref::ARef, Arc, Mutex},
     time::{Instant, Monotonic}, //
 };
@@ -112,6 +118,7 @@ impl fmt::Display for Hex {
 /// What a guest has published: numbers, none of them trusted.
 struct Offer {
     session: u32,
+    lineage: LineageOffer,
     order: u32,
     port: Port,
     tx: [GrantRef; MAX_PAGES],
@@ -139,8 +146,14 @@ impl Offer {
                 t.read_list(dir, node, used)?;
                 Ok::<_, Error>(refs)
             };
+            let lineage = read_lineage(t, dir)?;
             Ok(Some(Self {
                 session: t.read_u32(dir, node::SESSION)?,
+                lineage: LineageOffer {
+                    link: lineage.link,
+                    fresh: read_count(t, dir, node::FRESH)?,
+                    received: lineage.received,
+                },
                 order,
                 port: t.read_u32(dir, node::EVENT_CHANNEL)?,
                 tx: refs(node::TX_REFS)?,
@@ -156,25 +169,23 @@ impl Offer {
 }
 
 impl BackData {
-    /// Publishes what the guest needs to know, for a new incarnation of the channel.
+    /// Publishes what the guest needs to know to offer a channel.
     fn publish(&self, dev: &Device<Bound>) -> Result {
         let names = self.bridge.names();
-        let epoch = self.bridge.new_epoch();
         Transaction::run(|t| {
             let dir = dev.nodename();
             t.write(dir, node::BACKEND_PROTOCOL, fmt!("{}", PROTOCOL))?;
             t.write(dir, node::MAX_PAGE_ORDER, fmt!("{}", MAX_PAGE_ORDER))?;
             t.write(dir, node::VM_ID, fmt!("{}", dev.otherend_id()))?;
             t.write(dir, node::MVM_ID, fmt!("{}", names.mvm.vm_id))?;
-            t.write(dir, node::MVM_IP, fmt!("{}", Hex(names.mvm.mvm_ip)))?;
-            t.write(dir, node::EPOCH, fmt!("{}", epoch))
+            t.write(dir, node::MVM_IP, fmt!("{}", Hex(names.mvm.mvm_ip)))
         })?;
         dev.switch_state(State::InitWait)
     }
 
     /// Maps what the guest offers, and starts. All of it is checked, none of it trusted.
     fn connect(&self, dev: &Device<Bound>) -> Result {
-        let Some(offer) = Offer::read(dev.otherend())? else {
+        let Some(offer) = Offer::read(dev.otherend()?)? else {
             return Ok(());
         };
         if let Some((_, session)) = &*self.link.lock() {
@@ -184,29 +195,28 @@ impl BackData {
         }
         if dev.state() != State::InitWait {
             // It started anew, and we missed the states in between.
-            self.disconnect();
+            self.park();
             self.publish(dev)?;
         }
-        // Our own node: the epoch that `publish` wrote.
-        let epoch = read_u32(dev.nodename(), node::EPOCH)?;
-        let link = Link::new(
-            &self.bridge,
-            ARef::from(dev),
-            &self.complaints,
-            Origin::Guest(dev.otherend_id().into()),
-            epoch,
-        )?;
+        let (link, answer) = self.link_for(dev, &offer.lineage)?;
         // The guest's tx is our rx.
         let rx = offer.map(dev, &offer.tx)?;
         let tx = offer.map(dev, &offer.rx)?;
         let event = EventChannel::bind_interdomain(dev, offer.port, c"mgmtback", link.clone())?;
         let channel = Channel::new(event, tx, rx, &self.lender);
-        xenbus::write(dev.nodename(), node::SESSION, fmt!("{}", offer.session))?;
-        self.bridge.add_link(&link)?;
-        *self.link.lock() = Some((link.clone(), offer.session));
-        dev.switch_state(State::Connected)?;
-        link.start(channel);
-        Ok(())
+        Transaction::run(|t| {
+            let dir = dev.nodename();
+            write_lineage(t, dir, answer.link, answer.received)?;
+            t.write(dir, node::EPOCH, fmt!("{}", link.epoch()))?;
+            t.write(dir, node::SESSION, fmt!("{}", offer.session))
+        })?;
+        self.bridge.add_guest(&link, dev.otherend_id().into())?;
+        if let Err(e) = link.attach(channel, ARef::from(dev), &self.complaints) {
+            self.bridge.remove_link(&link);
+            return Err(e);
+        }
+        *self.link.lock() = Some((link, offer.session));
+        dev.switch_state(State::Connected)
     }
 
     /// Says that an offer could not be taken; if it was one too many, closes the device for good.
@@ -224,11 +234,52 @@ impl BackData {
         Ok(())
     }
 
-    /// Stops, if there is a channel.
+    /// The link of the guest if it goes on with one that it had, perhaps as another domain; else a
+    /// new one.
+    ///
+    /// Only a domain with the same UUID can take a link up: the toolstack says which it has.
+    fn link_for(&self, dev: &Device<Bound>, offer: &LineageOffer) -> Result<(Arc<Link>, Answer)> {
+        let vm_id = dev.otherend_id().into();
+        let domain = CString::try_from_fmt(fmt!("/local/domain/{}", vm_id))?;
+        let uuid = read_uuid(&domain, c"vm").ok();
+        let known = uuid.and_then(|uuid| self.bridge.stable_guest(&uuid));
+        if let Some(link) = known {
+            if let Ok(answer) = link.go_on(offer) {
+                return Ok((link, answer));
+            }
+            // It will not come back for that one.
+            link.end_parked();
+        }
+        if let Some(link) = self.bridge.guest(vm_id) {
+            link.end_parked();
+        }
+        let (lineage, answer) = Lineage::begin(offer);
+        let epoch = self.bridge.new_epoch();
+        let link = Link::new(&self.bridge, Origin::Guest(vm_id), uuid, lineage, epoch)?;
+        Ok((link, answer))
+    }
+
+    /// Ends the link, if there is a channel.
     fn disconnect(&self) {
         let old = self.link.lock().take();
         if let Some((link, _)) = old {
-            drop(link.close());
+            drop(link.close(&self.complaints));
+        }
+    }
+
+    /// Takes the channel from the link, if there is one, and keeps the link for the next.
+    fn park(&self) {
+        let old = self.link.lock().take();
+        if let Some((link, _)) = old {
+            drop(link.park(&self.complaints, Rings::Live, PARK_BRIEFLY));
+        }
+    }
+
+    /// The guest is gone: for ever, unless it has said that it is suspended.
+    fn gone(&self) {
+        let old = self.link.lock().take();
+        if let Some((link, _)) = old {
+            drop(link.park_if_announced(&self.complaints));
         }
     }
 }
@@ -254,7 +305,7 @@ impl Driver for Back {
     fn otherend_changed(dev: &Device<Bound>, data: Pin<&BackData>, state: State) -> Verdict {
         let result = match state {
             State::Initialising | State::InitWait => {
-                data.disconnect();
+                data.park();
                 let over = data.refusals.lock().over;
                 if dev.state() == State::InitWait || !dev.is_online() || over {
                     Ok(())
@@ -291,7 +342,7 @@ impl Driver for Back {
                 result
             }
             State::Unknown => {
-                data.disconnect();
+                data.gone();
                 return Verdict::Unregister;
             }
         };
@@ -307,8 +358,13 @@ impl Driver for Back {
         Ok(())
     }
 
-    fn unbind(_dev: &Device<Core<'_>>, data: Pin<&BackData>) {
-        data.disconnect();
+    fn unbind(dev: &Device<Core<'_>>, data: Pin<&BackData>) {
+        let frontend = dev.otherend().and_then(|dir| read_u32(dir, c"state"));
+        match frontend {
+            Err(_) => data.gone(),
+            // If the module goes, too, that ends the link.
+            Ok(_) => data.park(),
+        }
     }
 }
 
@@ -320,8 +376,11 @@ pub(crate) fn set_mvm_ip(bridge: &Bridge, ip: [u8; 16]) -> Result {
     let mut result = Ok(());
     let mut from = 0;
     while let Some((id, link)) = bridge.guest_from(from) {
-        let told = xenbus::write(link.dev.nodename(), node::MVM_IP, fmt!("{}", Hex(ip)));
-        result = result.and(told);
+        // Who has no channel reads it with the next.
+        if let Some(dev) = link.device() {
+            let told = xenbus::write(dev.nodename(), node::MVM_IP, fmt!("{}", Hex(ip)));
+            result = result.and(told);
+        }
         match id.checked_add(1) {
             Some(next) => from = next,
             None => break,

@@ -6,9 +6,12 @@
 //! other end        this end
 //! InitWait         Initialising -> make rings, publish them -> Initialised
 //! Connected        Initialised  -> read the names, start    -> Connected
-//! InitWait         any other    -> stop: the backend started anew -> InitWait, then as above
-//! Closing, Closed  Initialised, Connected -> stop           -> Closed
+//! InitWait         any other    -> park: the backend started anew -> InitWait, then as above
+//! Closing, Closed  Initialised, Connected -> park, or stop if it is not online -> Closed
 //! ```
+//!
+//! To park the link is to keep it until there is a backend again, here or, after a migration,
+//! elsewhere (`link::life`). The bridge has it meanwhile.
 //!
 //! When the module is loaded again, it finds the device closed and goes to InitWait.
 //!
@@ -16,11 +19,12 @@
 
 use crate::{
     account::Holding,
-    channel::{node, Channel, PROTOCOL},
-    link::Link,
+    channel::{node, read_lineage, write_count, write_lineage, Channel, PROTOCOL},
+    link::{Link, Rings, PARK_UPLINK},
     mcb::Bridge,
     pure::{
         account::{Owner, Slot},
+        lineage::{Lineage, Offer, NONE},
         route::{Above, Origin, VmName}, //
     },
     xen::{
@@ -70,10 +74,17 @@ pub(crate) struct FrontData {
     state: Mutex<Connection>,
 }
 
+/// What is to become of the link when its channel goes.
+enum Then {
+    /// It goes on in the next channel.
+    Park(Rings),
+    End,
+}
+
 enum Connection {
     None,
     /// The rings are published, under this session number; the backend has not taken them yet.
-    Offered(Arc<Link>, Channel, u32),
+    Offered(Arc<Link>, Channel, u32, Offer),
     Up(Arc<Link>, #[allow(dead_code)] Watch<Renamed>),
     /// Nothing moves any more, but the backend may still map the rings: kept until it has closed,
     /// since pages whose grants cannot be ended yet come back only slowly.
@@ -145,8 +156,11 @@ fn wait_for_backend(dev: &Device<Bound>) {
     if read_u32(dev.nodename(), c"state") != Ok(State::Closing.number()) {
         return;
     }
+    let Ok(otherend) = dev.otherend() else {
+        return;
+    };
     for _ in 0..PATIENCE {
-        if read_u32(dev.otherend(), c"state") != Ok(State::Connected.number()) {
+        if read_u32(otherend, c"state") != Ok(State::Connected.number()) {
             return;
         }
         fsleep(Delta::from_millis(PAUSE_MS));
@@ -161,15 +175,19 @@ fn make_ring(dev: &Device<Bound>, order: u32) -> Result<GrantedPages> {
     GrantedPages::new(dev, ring_pages(order))
 }
 
+/// A name for a new lineage.
+fn fresh() -> u64 {
+    u64::from(xen::random()) << 32 | u64::from(xen::random())
+}
+
 impl FrontData {
     /// Makes the rings and publishes them.
     fn offer(&self, dev: &Device<Bound>) -> Result {
-        let otherend = dev.otherend();
-        let (protocol, max_order, epoch) = Transaction::snapshot(|t| {
+        let otherend = dev.otherend()?;
+        let (protocol, max_order) = Transaction::snapshot(|t| {
             Ok((
                 t.read_u32(otherend, node::BACKEND_PROTOCOL)?,
                 t.read_u32(otherend, node::MAX_PAGE_ORDER)?,
-                t.read_u32(otherend, node::EPOCH)?,
             ))
         })?;
         if protocol != PROTOCOL {
@@ -178,13 +196,11 @@ impl FrontData {
         let order = max_order.min(MAX_PAGE_ORDER);
         let session = xen::random();
 
-        let link = Link::new(
-            &self.bridge,
-            ARef::from(dev),
-            &self.complaints,
-            Origin::Uplink,
-            epoch,
-        )?;
+        let link = match self.bridge.uplink() {
+            Some(parked) => parked,
+            None => Link::new(&self.bridge, Origin::Uplink, None, Lineage::new(NONE), 0)?,
+        };
+        let offer = link.offer(fresh());
         let tx = make_ring(dev, order)?;
         let rx = make_ring(dev, order)?;
         let (event, port) = EventChannel::alloc(dev, c"mgmtfront", link.clone())?;
@@ -193,6 +209,8 @@ impl FrontData {
             let dir = dev.nodename();
             t.write(dir, node::PROTOCOL, fmt!("{}", PROTOCOL))?;
             t.write(dir, node::SESSION, fmt!("{}", session))?;
+            write_lineage(t, dir, offer.link, offer.received)?;
+            write_count(t, dir, node::FRESH, offer.fresh)?;
             t.write(dir, node::PAGE_ORDER, fmt!("{}", order))?;
             t.write(dir, node::EVENT_CHANNEL, fmt!("{}", port))?;
             t.write(dir, node::TX_REFS, fmt!("{}", List(tx.refs())))?;
@@ -205,58 +223,79 @@ impl FrontData {
             RingMemory::new(SharedPages::Granted(rx))?,
             &self.lender,
         );
-        *self.state.lock() = Connection::Offered(link, channel, session);
+        *self.state.lock() = Connection::Offered(link, channel, session, offer);
         dev.switch_state(State::Initialised)
     }
 
     /// The backend has taken the rings: starts.
     fn connect(&self, dev: &Device<Bound>) -> Result {
+        let otherend = dev.otherend()?;
         let mut state = self.state.lock();
-        // A backend that shows an earlier session has not seen these rings yet.
-        let taken = match &*state {
-            Connection::Offered(_, _, session) => {
-                read_u32(dev.otherend(), node::SESSION)? == *session
-            }
-            _ => false,
+        let Connection::Offered(_, _, session, _) = &*state else {
+            return Ok(());
         };
-        if !taken {
+        let (taken, answer, epoch) = Transaction::snapshot(|t| {
+            Ok((
+                t.read_u32(otherend, node::SESSION)?,
+                read_lineage(t, otherend)?,
+                t.read_u32(otherend, node::EPOCH)?,
+            ))
+        })?;
+        // A backend that shows an earlier session has not seen these rings yet.
+        if taken != *session {
             return Ok(());
         }
-        let Connection::Offered(link, channel, _) =
+        let Connection::Offered(link, channel, _, offer) =
             core::mem::replace(&mut *state, Connection::None)
         else {
             return Ok(());
         };
-        self.bridge.set_above(read_names(dev.otherend())?);
+        let above = read_names(otherend)?;
+        let comeback = link.accept(&offer, &answer).map_err(|_| EPROTO)?;
+        link.set_epoch(epoch);
+        self.bridge.set_uplink(&link, above, comeback);
+        if link
+            .attach(channel, ARef::from(dev), &self.complaints)
+            .is_err()
+        {
+            // Its time was up just now: another one is offered.
+            self.bridge.remove_link(&link);
+            return start_anew(dev);
+        }
         let watch = Watch::new(
-            CString::try_from_fmt(fmt!("{}/{}", dev.otherend().to_str()?, "mvm-ip"))?,
+            CString::try_from_fmt(fmt!("{}/{}", otherend.to_str()?, "mvm-ip"))?,
             Arc::new(
                 Renamed {
                     bridge: self.bridge.clone(),
                     dev: ARef::from(dev),
                     complaints: self.complaints.clone(),
-                    otherend: CString::try_from(dev.otherend())?,
+                    otherend: CString::try_from(otherend)?,
                 },
                 GFP_KERNEL,
             )?,
-        )?;
-        self.bridge.add_link(&link)?;
-        link.start(channel);
+        );
+        let watch = match watch {
+            Ok(watch) => watch,
+            Err(e) => {
+                drop(link.close(&self.complaints));
+                return Err(e);
+            }
+        };
         *state = Connection::Up(link, watch);
         drop(state);
         dev.switch_state(State::Connected)
     }
 
     /// Stops, whatever the state, and keeps the rings.
-    fn stop(&self) {
+    fn stop(&self, then: Then) {
         let mut state = self.state.lock();
         let channel = match core::mem::replace(&mut *state, Connection::None) {
             Connection::None => None,
-            Connection::Offered(link, channel, _) => {
-                link.close();
-                Some(channel)
-            }
-            Connection::Up(link, _) => link.close(),
+            Connection::Offered(_, channel, ..) => Some(channel),
+            Connection::Up(link, _) => match then {
+                Then::Park(rings) => link.park(&self.complaints, rings, PARK_UPLINK),
+                Then::End => link.close(&self.complaints),
+            },
             Connection::Ending(channel) => Some(channel),
         };
         if let Some(channel) = channel {
@@ -265,10 +304,22 @@ impl FrontData {
     }
 
     /// Stops, whatever the state, and gives the rings up: the backend has closed, or never will.
-    fn disconnect(&self) {
-        self.stop();
+    fn disconnect(&self, then: Then) {
+        self.stop(then);
         let old = core::mem::replace(&mut *self.state.lock(), Connection::None);
         drop(old);
+    }
+}
+
+/// What is to become of the link when the backend closes: one that is to be removed does not come
+/// back.
+fn when_closed(dev: &Device<Bound>) -> Then {
+    let online = dev
+        .otherend()
+        .and_then(|otherend| read_u32(otherend, c"online"));
+    match online {
+        Ok(0) => Then::End,
+        _ => Then::Park(Rings::Live),
     }
 }
 
@@ -297,7 +348,7 @@ impl Driver for Front {
                 if matches!(*data.state.lock(), Connection::Offered(..)) {
                     return Verdict::Keep;
                 }
-                data.disconnect();
+                data.disconnect(Then::Park(Rings::Live));
                 start_anew(dev).and_then(|()| data.offer(dev))
             }
             State::Connected => data.connect(dev),
@@ -305,9 +356,9 @@ impl Driver for Front {
             State::Closing | State::Closed if is_starting(dev) => Ok(()),
             State::Closing | State::Closed => {
                 if state == State::Closing {
-                    data.stop();
+                    data.stop(when_closed(dev));
                 } else {
-                    data.disconnect();
+                    data.disconnect(when_closed(dev));
                 }
                 if dev.state() != State::Closed {
                     dev.frontend_closed();
@@ -317,15 +368,21 @@ impl Driver for Front {
             State::Unknown | State::Initialising | State::Initialised => Ok(()),
         };
         if let Err(e) = result {
-            data.stop();
+            data.stop(Then::End);
             data.complaints
                 .fatal(dev, e, c"cannot connect to the backend");
         }
         Verdict::Keep
     }
 
+    fn suspend(_dev: &Device<Bound>, data: Pin<&FrontData>) {
+        if let Connection::Up(link, _) = &*data.state.lock() {
+            link.pause();
+        }
+    }
+
     fn resume(_dev: &Device<Bound>, data: Pin<&FrontData>) -> Result {
-        data.disconnect();
+        data.disconnect(Then::Park(Rings::Stale));
         Ok(())
     }
 
@@ -333,9 +390,16 @@ impl Driver for Front {
         // First, so that the backend does not take rings that are about to go. Nothing to do if it
         // cannot be written: `Closed` follows.
         let _ = dev.switch_state(State::Closing);
-        data.stop();
+        // After a resume in which nobody had made the nodes again, they are made now, and the
+        // device with them.
+        let then = if dev.otherend().is_err() {
+            Then::Park(Rings::Stale)
+        } else {
+            Then::End
+        };
+        data.stop(then);
         wait_for_backend(dev);
-        data.disconnect();
+        data.disconnect(Then::End);
     }
 }
 

@@ -98,6 +98,7 @@ impl BridgeGuard {
             } else {
                 pure::route::Above::Disconnected
             },
+            stable: xen::xenbus::read_uuid(c"vm", c"").ok(),
         };
         *BRIDGE.lock() = Some(mcb::Bridge::new(names)?);
         Ok(Self)

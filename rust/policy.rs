@@ -5,11 +5,11 @@
 use crate::{
     link::Counter,
     pure::{
-        directory,
+        directory::{self, End},
         policy::{BuiltIn, Cause, Entry, Rule, RuleError, Rules, Table, Verdict, MAX_TEXT},
         route::VmName, //
     },
-    wire::{Address, Kind}, //
+    wire::Kind, //
 };
 use kernel::{
     prelude::*,
@@ -97,7 +97,7 @@ impl Policy {
 }
 
 impl directory::Rules for Policy {
-    fn decide(&self, mvm: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict {
+    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
         let Some(decision) = self.table.decide_between(mvm, source, destination, kind) else {
             return Verdict::Deny;
         };

@@ -87,7 +87,7 @@ fn counters(id: u32, link: &Link) -> bindings::mgmt_link {
         stalls: stalls.get(),
         queued_messages: queued.messages,
         queued_bytes: queued.bytes,
-        epoch: link.epoch,
+        epoch: link.epoch(),
         reserved: [0; 5],
     }
 }

@@ -55,6 +55,7 @@
 #define MGMT_PRESENCE_UNWATCH	2	/* no more */
 #define MGMT_PRESENCE_UP	3	/* the source is there */
 #define MGMT_PRESENCE_DOWN	4	/* the source is not there, or not any more */
+#define MGMT_PRESENCE_MOVED	5	/* the source is there, by this name now */
 
 /* The first byte of a Component_ID; docs/wire-format.md has what follows. */
 #define MGMT_COMPONENT_UNSPECIFIED	0
@@ -86,7 +87,7 @@ struct mgmt_header {
 	__le64	sequence;		/* stamped: number of the message among its sender's */
 	__le64	correlation;		/* chosen by a requester, repeated in the reply; else 0 */
 	__le32	deadline_ms;		/* milliseconds until it is not worth delivering; 0: none */
-	__le32	epoch;			/* stamped: incarnation of the sender's channel */
+	__le32	epoch;			/* stamped: incarnation of the sender's link */
 	__u8	reserved[24];		/* 0 */
 	struct mgmt_address source;	/* stamped */
 	struct mgmt_address destination;
@@ -117,7 +118,7 @@ struct mgmt_info {
 	__u8	app[MGMT_APP_ID_LEN];		/* the bound App_ID, or all zero */
 	__u32	max_payload;			/* bytes of the largest payload that write() takes: 1 MiB */
 	__u32	queue_bytes;			/* capacity of this file's receive queue, bytes */
-	__u32	links;				/* connected guests (Dom-M) */
+	__u32	links;				/* links to guests (Dom-M), parked ones too */
 	__u32	endpoints;			/* bound App_IDs in this domain */
 	__u32	reserved[8];			/* 0 */
 };
@@ -131,7 +132,7 @@ struct mgmt_mvm {
 /* struct mgmt_link.state */
 #define MGMT_LINK_CONNECTING	1
 #define MGMT_LINK_CONNECTED	2
-#define MGMT_LINK_CLOSED	3
+#define MGMT_LINK_CLOSED	3	/* parked: it waits for its next channel */
 
 #define MGMT_LINK_UPLINK	0xffffffffu	/* struct mgmt_link.id of the channel to Dom-M */
 
@@ -150,7 +151,7 @@ struct mgmt_link {
 	__u64	stalls;			/* times that a full receiver stopped this link */
 	__u32	queued_messages;	/* waiting for room in the channel */
 	__u32	queued_bytes;
-	__u32	epoch;			/* incarnation of the channel */
+	__u32	epoch;			/* incarnation of the link */
 	__u32	reserved[5];
 };
 

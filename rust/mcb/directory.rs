@@ -5,7 +5,10 @@
 use super::{Endpoint, Refused};
 use crate::{
     link::Link,
-    pure::directory::{self, Map, NoReceiver}, //
+    pure::{
+        directory::{self, Map, NoReceiver},
+        uuid::Uuid, //
+    }, //
 };
 use kernel::{
     rbtree::{RBTree, RBTreeNode},
@@ -21,6 +24,10 @@ impl directory::Parts for Parts {
     type Endpoint = Arc<Endpoint>;
     type Link = Arc<Link>;
     type Map<K: Copy + Ord, V: Clone> = RBTree<K, V>;
+
+    fn stable_name(link: &Arc<Link>) -> Option<Uuid> {
+        link.uuid
+    }
 }
 
 impl<K: Copy + Ord, V: Clone> Map<K, V> for RBTree<K, V> {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Deadlines: messages that expire in a queue go back to their senders.
+//! Deadlines: messages that expire in a queue go back to their senders, and parked links end.
 //!
-//! A receiver is looked at only while it holds a message with a deadline, so that those of others
-//! cost nothing.
+//! A receiver is looked at only while it holds a message with a deadline, or is a link that has one
+//! itself, so that others cost nothing.
 
 use super::{Bridge, Endpoint, Target};
 use crate::{inbox::Inbox, link::Link, wire::Reason};
@@ -93,7 +93,7 @@ impl Bridge {
         while let Some(link) = links.pop_front() {
             let link = link.into_arc();
             let queued = this.expire_in(&link.inbox);
-            if Link::expire(&link) || queued {
+            if link.tend() || queued {
                 Target::Link(link).expire_later();
             }
         }

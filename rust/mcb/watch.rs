@@ -8,13 +8,13 @@
 use super::{Bridge, Refused, Table, Target, BRIDGE};
 use crate::{
     account::Taken,
-    link::Link,
+    link::{Comeback, Link},
     message::{Message, Principal},
     payload::Payload,
     pure::{
         account::Slot,
         policy::Verdict,
-        route::{is_same_vm, route, Names, Origin, Route}, //
+        route::{is_same_vm, route, Above, Origin, Route, VmName}, //
     },
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, PRESENCE_LEN},
 };
@@ -43,7 +43,9 @@ pub(super) type Key = (AppId, u64);
 
 impl Watch {
     fn is_for(&self, subscriber: &Address, component: &Component) -> bool {
-        self.subscriber == *subscriber && self.component == *component
+        // From above, every name is one of this domain, which may have moved.
+        let here = self.origin == Origin::Uplink || self.component == *component;
+        self.subscriber == *subscriber && here
     }
 
     fn notice(&self, source: Component, app: AppId, event: Event) -> Notice {
@@ -56,14 +58,24 @@ impl Watch {
         }
     }
 
-    /// Keeps what a link tells of presence there. Whether this watch asked for it.
-    fn sees(&mut self, names: &Names, header: &Header, event: Event) -> bool {
+    /// Keeps what a link tells of presence there; `way` is where the watch leads. Whether it asked
+    /// for it.
+    fn sees(
+        &mut self,
+        (way, component): (Route, Component),
+        link: Origin,
+        header: &Header,
+        event: Event,
+    ) -> bool {
         let source = header.source.component;
-        let (way, component) = route(names, self.origin, &self.component);
         let everywhere = matches!(way, Route::LocalAndUplink | Route::LocalAndGuests);
-        let covers = everywhere || is_same_vm(&component, &source);
+        // Whom a stable name means, only the management VM knows.
+        let named_above = way == Route::Uplink && matches!(component, Component::Stable(_));
+        let covers = everywhere || named_above || is_same_vm(&component, &source);
+        // What comes from above is for this domain, by whatever name that has meanwhile.
+        let is_here = link == Origin::Uplink && self.origin == Origin::Local;
         let for_it = self.subscriber.app == header.destination.app
-            && is_same_vm(&self.subscriber.component, &header.destination.component);
+            && (is_here || is_same_vm(&self.subscriber.component, &header.destination.component));
         if !covers || !for_it {
             return false;
         }
@@ -71,11 +83,17 @@ impl Watch {
         match (event, at) {
             // Without memory, nobody hears when its channel goes.
             (Event::Up, None) => drop(self.up.push(source, GFP_ATOMIC)),
+            (Event::Moved, None) => {
+                if !everywhere {
+                    self.up.clear();
+                }
+                let _ = self.up.push(source, GFP_ATOMIC);
+            }
             (Event::Down, Some(at)) => drop(self.up.remove(at)),
             _ => {}
         }
         // Who asked about everybody does not hear of each who is not there.
-        !everywhere || event == Event::Up || at.is_some()
+        !everywhere || event != Event::Down || at.is_some()
     }
 
     /// Asks, or stops asking, in this component by this link.
@@ -128,7 +146,7 @@ impl Table {
     /// Tells the askers that an App_ID of this domain came or went.
     pub(super) fn tell_local(&self, app: AppId, event: Event, notices: &mut Notices) {
         for (_, watch) in self.watches_for(app) {
-            let (way, component) = route(&self.directory.names, watch.origin, &watch.component);
+            let (way, component) = self.directory.route(watch.origin, &watch.component);
             if let Some(own) = self.directory.names.local(way, component) {
                 notices.add(watch.notice(own, app, event));
             }
@@ -147,7 +165,7 @@ impl Table {
 
     /// Passes a watch, or its end, on to where it applies; and tells at once what is known here.
     fn spread(&self, app: AppId, watch: &Watch, event: Event, notices: &mut Notices) {
-        let (way, component) = route(&self.directory.names, watch.origin, &watch.component);
+        let (way, component) = self.directory.route(watch.origin, &watch.component);
         let asks = event == Event::Watch;
         let pass = |link: &Arc<Link>, component| watch.passed(link, component, app, event);
         if let Some(own) = self.directory.names.local(way, component).filter(|_| asks) {
@@ -176,7 +194,8 @@ impl Table {
         if way == Route::LocalAndGuests {
             for (id, link) in self.directory.guests() {
                 let name = self.directory.names.guest(id);
-                if link.origin != watch.origin && self.may_watch(app, watch, Route::Guest(id), name)
+                if link.origin() != watch.origin
+                    && self.may_watch(app, watch, Route::Guest(id), name)
                 {
                     notices.add(pass(&link, name));
                 }
@@ -212,11 +231,11 @@ impl Table {
     pub(super) fn ask_link(&self, link: &Arc<Link>, notices: &mut Notices) {
         let names = &self.directory.names;
         for ((app, _), watch) in self.watches.iter() {
-            if watch.origin == link.origin {
+            if watch.origin == link.origin() {
                 continue;
             }
-            let (way, component) = route(names, watch.origin, &watch.component);
-            let component = match (way, link.origin) {
+            let (way, component) = self.directory.route(watch.origin, &watch.component);
+            let component = match (way, link.origin()) {
                 (Route::Guest(id), Origin::Guest(new)) if id == new => component,
                 (Route::LocalAndGuests, Origin::Guest(new))
                     if self.may_watch(*app, watch, Route::Guest(new), names.guest(new)) =>
@@ -252,6 +271,86 @@ impl Table {
     }
 }
 
+/// What a guest calls its management VM.
+fn mvm_of(above: Above) -> Option<Component> {
+    match above {
+        Above::Connected { own, mvm_id } => Some(
+            VmName {
+                mvm_ip: own.mvm_ip,
+                vm_id: mvm_id,
+            }
+            .into(),
+        ),
+        Above::Nobody | Above::Disconnected => None,
+    }
+}
+
+impl Table {
+    /// A guest is another domain now. Its watches go with it; those who watch it are told, and who
+    /// had asked for the domain that it was, that this is gone.
+    pub(super) fn guest_moved(&mut self, old: Origin, vm_id: u32, notices: &mut Notices) {
+        let Origin::Guest(old_id) = old else {
+            return;
+        };
+        let (from, to) = (
+            self.directory.names.guest(old_id),
+            self.directory.names.guest(vm_id),
+        );
+        for ((app, _), watch) in self.watches.iter_mut() {
+            if watch.origin == old {
+                watch.origin = Origin::Guest(vm_id);
+                watch.subscriber.component = to;
+            }
+            let Some(at) = watch.up.iter().position(|up| *up == from) else {
+                continue;
+            };
+            drop(watch.up.remove(at));
+            if is_same_vm(&watch.component, &from) {
+                notices.add(watch.notice(from, *app, Event::Down));
+                continue;
+            }
+            // There is room: one was just removed.
+            let _ = watch.up.push(to, GFP_ATOMIC);
+            notices.add(watch.notice(to, *app, Event::Moved));
+        }
+    }
+
+    /// This domain was resumed, and may have another management VM: those who watch that are told.
+    /// If it knows nothing of what was before, all else that was up behind it is not, until it says
+    /// so.
+    pub(super) fn uplink_moved(
+        &mut self,
+        before: Above,
+        comeback: Comeback,
+        notices: &mut Notices,
+    ) {
+        if comeback.anew {
+            self.end_watches(|watch| watch.origin == Origin::Uplink, notices);
+        }
+        let names = self.directory.names;
+        let (from, to) = (mvm_of(before), mvm_of(names.above));
+        for ((app, _), watch) in self.watches.iter_mut() {
+            if watch.origin == Origin::Local {
+                watch.subscriber.component = names.own().into();
+            }
+            let mut i = 0;
+            while let Some(&component) = watch.up.get(i) {
+                let is_mvm = comeback.resumed && Some(component) == from;
+                if let (true, Some(to)) = (is_mvm, to) {
+                    if let Some(up) = watch.up.get_mut(i) {
+                        *up = to;
+                    }
+                    notices.add(watch.notice(to, *app, Event::Moved));
+                } else if comeback.anew && watch.up.remove(i).is_ok() {
+                    notices.add(watch.notice(component, *app, Event::Down));
+                    continue;
+                }
+                i += 1;
+            }
+        }
+    }
+}
+
 impl Bridge {
     /// Starts or ends a watch.
     pub(super) fn watch(
@@ -277,7 +376,7 @@ impl Bridge {
         let node = RBTreeNode::new(key, watch, GFP_ATOMIC).map_err(Refused::Failed)?;
         let mut notices = Notices::default();
         let mut table = self.table.lock();
-        let (way, name) = route(&table.directory.names, origin, &component);
+        let (way, name) = table.directory.route(origin, &component);
         if let Route::Unreachable(reason) = way {
             return Err(Refused::Unreachable(reason));
         }
@@ -322,20 +421,23 @@ impl Bridge {
     }
 
     /// What a link tells of presence there. Whether anybody has asked for it.
-    pub(super) fn seen(&self, header: &Header, event: Event) -> bool {
+    pub(super) fn seen(&self, link: Origin, header: &Header, event: Event) -> bool {
         let Some(app) = header.source.app else {
             return false;
         };
         let mut asked = false;
         let mut table = self.table.lock();
-        let names = table.directory.names;
-        let mut next = table.watches.cursor_lower_bound_mut(&(app, 0));
+        let Table {
+            directory, watches, ..
+        } = &mut *table;
+        let mut next = watches.cursor_lower_bound_mut(&(app, 0));
         while let Some(mut cursor) = next {
             let (key, watch) = cursor.current_mut();
             if key.0 != app {
                 break;
             }
-            asked |= watch.sees(&names, header, event);
+            let way = directory.route(watch.origin, &watch.component);
+            asked |= watch.sees(way, link, header, event);
             next = cursor.move_next();
         }
         asked

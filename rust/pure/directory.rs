@@ -9,7 +9,8 @@
 
 use super::{
     policy::Verdict,
-    route::{route, Above, Names, Origin, Route, VmName}, //
+    route::{route, Above, Names, Origin, Route, VmName},
+    uuid::Uuid, //
 };
 use crate::wire::{Address, AppId, Component, Header, Kind, Reason};
 
@@ -39,12 +40,24 @@ pub trait Parts {
     type Link: Clone;
     /// Where they stand.
     type Map<K: Copy + Ord, V: Clone>: Map<K, V>;
+
+    /// The stable name of the guest that a link leads to.
+    fn stable_name(link: &Self::Link) -> Option<Uuid>;
+}
+
+/// One end of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// As a bridge stamped or resolved it.
+    pub address: Address,
+    /// The stable name of the VM, where the bridge knows it.
+    pub stable: Option<Uuid>,
 }
 
 /// The rules of who may talk to whom.
 pub trait Rules {
     /// What happens with a message between these, on the platform of `mvm`.
-    fn decide(&self, mvm: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict;
+    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict;
 }
 
 /// Who gets a message next.
@@ -82,12 +95,15 @@ pub struct Bound<E> {
 
 type Endpoints<P> = <P as Parts>::Map<EndpointKey, Bound<<P as Parts>::Endpoint>>;
 type Guests<P> = <P as Parts>::Map<u32, <P as Parts>::Link>;
+type StableNames<P> = <P as Parts>::Map<Uuid, u32>;
 
 /// An entry for an endpoint.
 pub type EndpointEntry<P> =
     <Endpoints<P> as Map<EndpointKey, Bound<<P as Parts>::Endpoint>>>::Entry;
 /// An entry for the link to a guest, under its VM_ID.
 pub type GuestEntry<P> = <Guests<P> as Map<u32, <P as Parts>::Link>>::Entry;
+/// An entry for the VM_ID that a stable name stands for.
+pub type StableEntry<P> = <StableNames<P> as Map<Uuid, u32>>::Entry;
 
 /// Endpoints and links, by their names.
 ///
@@ -102,6 +118,7 @@ pub struct Directory<P: Parts> {
     endpoint_count: u32,
     guests: Guests<P>,
     guest_count: u32,
+    stable: StableNames<P>,
     uplink: Option<P::Link>,
 }
 
@@ -114,6 +131,7 @@ impl<P: Parts> Directory<P> {
             endpoint_count: 0,
             guests: Default::default(),
             guest_count: 0,
+            stable: Default::default(),
             uplink: None,
         }
     }
@@ -212,6 +230,22 @@ impl<P: Parts> Directory<P> {
         Some(entry)
     }
 
+    /// The link to the guest with this stable name: the last that was named so.
+    pub fn stable_guest(&self, uuid: &Uuid) -> Option<&P::Link> {
+        self.guest(*self.stable.get(uuid)?)
+    }
+
+    /// Has a stable name stand for a VM_ID. Returns the entry that did before.
+    pub fn set_stable(&mut self, entry: StableEntry<P>) -> Option<StableEntry<P>> {
+        self.stable.insert(entry)
+    }
+
+    /// Forgets a stable name that stands for this VM_ID.
+    pub fn remove_stable(&mut self, uuid: &Uuid, vm_id: u32) -> Option<StableEntry<P>> {
+        self.stable.get(uuid).filter(|&&known| known == vm_id)?;
+        self.stable.remove(uuid)
+    }
+
     /// The link to the management VM.
     pub fn uplink(&self) -> Option<&P::Link> {
         self.uplink.as_ref()
@@ -230,6 +264,16 @@ impl<P: Parts> Directory<P> {
         }
     }
 
+    /// Finds the way to a component, and the name that it is to carry from here on.
+    pub fn route(&self, origin: Origin, component: &Component) -> (Route, Component) {
+        let guest = match component {
+            Component::Stable(uuid) => self.stable.get(uuid),
+            _ => None,
+        };
+        let component = guest.map_or(*component, |&vm_id| self.names.guest(vm_id));
+        route(&self.names, origin, &component)
+    }
+
     /// Finds the receiver of a message to one, and the name that its component is to carry, as far
     /// as the rules allow.
     pub fn find(
@@ -238,7 +282,7 @@ impl<P: Parts> Directory<P> {
         origin: Origin,
         header: &Header,
     ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
-        let (way, component) = route(&self.names, origin, &header.destination.component);
+        let (way, component) = self.route(origin, &header.destination.component);
         let receiver = match self.judge(rules, origin, way, header, component) {
             Verdict::Allow => self.locate(way, header.destination.app)?,
             Verdict::Deny => return Err(NoReceiver::Unreachable(Reason::Denied)),
@@ -254,7 +298,7 @@ impl<P: Parts> Directory<P> {
         origin: Origin,
         header: &Header,
     ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
-        let (way, component) = route(&self.names, origin, &header.destination.component);
+        let (way, component) = self.route(origin, &header.destination.component);
         Ok((self.locate(way, header.destination.app)?, component))
     }
 
@@ -269,7 +313,7 @@ impl<P: Parts> Directory<P> {
         sender: u64,
         mut found: impl FnMut(ReceiverOf<P>, Component) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (way, component) = route(&self.names, origin, &header.destination.component);
+        let (way, component) = self.route(origin, &header.destination.component);
         // Where a rule forbids it, nobody is told: a broadcast is to whom it may reach.
         let mut add = |way, receiver, component| {
             let receiver = match self.judge(rules, origin, way, header, component) {
@@ -338,7 +382,20 @@ impl<P: Parts> Directory<P> {
             component,
             ..header.destination
         };
+        let [source, destination] = [source, destination].map(|address| End {
+            address,
+            stable: self.stable_name(&address.component),
+        });
         rules.decide(mvm, &source, &destination, header.kind)
+    }
+
+    fn stable_name(&self, component: &Component) -> Option<Uuid> {
+        match component {
+            Component::Vm { vm_id, .. } if *component == self.names.guest(*vm_id) => {
+                P::stable_name(self.guest(*vm_id)?)
+            }
+            _ => None,
+        }
     }
 
     /// The one receiver on this way.

@@ -2,6 +2,7 @@
 
 //! Where a message goes, by its destination component alone.
 
+use super::uuid::Uuid;
 use crate::wire::{Address, Component, Reason};
 
 /// ⟨MVM_IP, VM_ID⟩ of one VM (paper §3.3).
@@ -45,6 +46,8 @@ pub struct Names {
     pub mvm: VmName,
     /// As a guest.
     pub above: Above,
+    /// Whatever it is and wherever: its stable name, if it has one.
+    pub stable: Option<Uuid>,
 }
 
 impl Names {
@@ -108,7 +111,8 @@ const UNSPECIFIED_IP: [u8; 16] = [0; 16];
 ///
 /// `SelfDomain` and `Mvm` are words of the sender: they are replaced here by what they stand for,
 /// also when a guest's bridge should have done so and did not. A ⟨MVM_IP, VM_ID⟩ with an
-/// unspecified address means the sender's platform.
+/// unspecified address means the sender's platform. The stable name of a guest of this domain has
+/// been replaced by its present one.
 pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, Component) {
     let unreachable = (Route::Unreachable(Reason::NoComponent), *destination);
     match (*destination, origin) {
@@ -119,6 +123,9 @@ pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, 
         }
         (_, Origin::Uplink) => unreachable,
         (Component::SelfDomain, Origin::Local) => (Route::Local, names.own().into()),
+        (Component::Stable(uuid), Origin::Local) if names.stable == Some(uuid) => {
+            (Route::Local, names.own().into())
+        }
         (Component::SelfDomain, Origin::Guest(id)) => to_guest(names, id),
         (Component::Mvm, Origin::Guest(_)) => (Route::Local, names.mvm.into()),
         (Component::Mvm, Origin::Local) => match names.above {

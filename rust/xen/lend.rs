@@ -110,6 +110,10 @@ impl Lender {
         )
     }
 
+    pub(crate) fn domid(&self) -> u16 {
+        self.domid
+    }
+
     /// Lends the pages of a buffer, if the domain does not have too many. Does not sleep.
     pub(crate) fn lend(self: &Arc<Self>, buffer: &Arc<PageBuffer>) -> Result<Lent> {
         let pages = buffer.pages() as u32;

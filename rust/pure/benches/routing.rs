@@ -8,9 +8,10 @@
 
 use mgmt_pure::{
     pure::{
-        directory::{Bound, Directory, Parts, Rules},
+        directory::{Bound, Directory, End, Parts, Rules},
         policy::{self, Entry, Rule, Table, Verdict},
         route::{Above, Names, Origin, VmName},
+        uuid::Uuid,
     },
     wire::{Address, AppId, Component, Header, Kind},
 };
@@ -29,6 +30,7 @@ const MVM: VmName = VmName {
 const NAMES: Names = Names {
     mvm: MVM,
     above: Above::Nobody,
+    stable: None,
 };
 
 /// Endpoints and links are told apart by numbers.
@@ -38,12 +40,16 @@ impl Parts for Numbers {
     type Endpoint = usize;
     type Link = usize;
     type Map<K: Copy + Ord, V: Clone> = BTreeMap<K, V>;
+
+    fn stable_name(_: &Self::Link) -> Option<Uuid> {
+        None
+    }
 }
 
 struct Loaded(Table<Vec<Rule>, Vec<Entry>>);
 
 impl Rules for Loaded {
-    fn decide(&self, mvm: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict {
+    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
         match self.0.decide_between(mvm, source, destination, kind) {
             Some(decision) => decision.verdict,
             None => Verdict::Deny,

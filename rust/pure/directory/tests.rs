@@ -20,6 +20,10 @@ impl Parts for Numbers {
     type Endpoint = u64;
     type Link = u32;
     type Map<K: Copy + Ord, V: Clone> = BTreeMap<K, V>;
+
+    fn stable_name(link: &u32) -> Option<Uuid> {
+        Some([*link as u8; 16])
+    }
 }
 
 const MVM: VmName = VmName {
@@ -29,6 +33,7 @@ const MVM: VmName = VmName {
 const NAMES: Names = Names {
     mvm: MVM,
     above: Above::Nobody,
+    stable: None,
 };
 /// The number of the uplink: no guest has it.
 const UPLINK: u32 = u32::MAX;
@@ -63,8 +68,12 @@ impl Always {
 }
 
 impl Rules for Always {
-    fn decide(&self, _: VmName, source: &Address, destination: &Address, kind: Kind) -> Verdict {
-        let asked = (source.component, destination.component, kind);
+    fn decide(&self, _: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
+        let asked = (
+            source.address.component,
+            destination.address.component,
+            kind,
+        );
         self.1.borrow_mut().push(asked);
         self.0
     }
@@ -129,13 +138,37 @@ fn a_rule_sends_through_a_broker_of_this_domain_or_nowhere() {
 }
 
 #[test]
+fn a_stable_name_leads_to_the_guest_that_has_it_now() {
+    let mut directory = small();
+    let find = |directory: &Directory<Numbers>| {
+        let header = to(app(1), Component::Stable([7; 16]));
+        directory.find(&Always::new(Verdict::Allow), Origin::Local, &header)
+    };
+    let nobody = Err(NoReceiver::Unreachable(Reason::NoComponent));
+    assert_eq!(find(&directory), nobody);
+    for id in [3, 5] {
+        directory.set_stable(([7; 16], id));
+        assert_eq!(find(&directory), Ok((Receiver::Link(id), guest(id))));
+    }
+    // The guest that had it before does not take it along.
+    assert_eq!(directory.remove_stable(&[7; 16], 3), None);
+    assert!(find(&directory).is_ok());
+    assert!(directory.remove_stable(&[7; 16], 5).is_some());
+    assert_eq!(find(&directory), nobody);
+}
+
+#[test]
 fn what_leads_up_needs_a_channel_and_loses_its_name_with_it() {
     let own = VmName {
         mvm_ip: [2; 16],
         vm_id: 7,
     };
     let above = Above::Connected { own, mvm_id: 0 };
-    let mut directory = Directory::<Numbers>::new(Names { mvm: MVM, above });
+    let mut directory = Directory::<Numbers>::new(Names {
+        mvm: MVM,
+        above,
+        stable: None,
+    });
     let header = to(app(1), Component::Mvm);
     let find = |directory: &Directory<Numbers>| {
         let found = directory.find_asker(Origin::Local, &header);

@@ -18,8 +18,8 @@ use super::{
     Rule, //
 };
 use crate::{
-    pure::route::VmName,
-    wire::{Address, AppId, Kind}, //
+    pure::{directory::End, route::VmName},
+    wire::{AppId, Kind}, //
 };
 use core::ops::{Deref, DerefMut};
 
@@ -262,12 +262,12 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
     pub fn decide_between(
         &self,
         mvm: VmName,
-        source: &Address,
-        destination: &Address,
+        source: &End,
+        destination: &End,
         kind: Kind,
     ) -> Option<Decision> {
-        let source = Party::new(mvm, source, None)?;
-        let destination = Party::new(mvm, destination, None)?;
+        let source = Party::new(mvm, &source.address, source.stable)?;
+        let destination = Party::new(mvm, &destination.address, destination.stable)?;
         Some(self.decide(&source, &destination, kind))
     }
 

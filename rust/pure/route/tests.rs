@@ -47,7 +47,11 @@ fn hardware() -> Component {
 }
 
 fn names(above: Above) -> Names {
-    Names { mvm: MVM, above }
+    Names {
+        mvm: MVM,
+        above,
+        stable: None,
+    }
 }
 
 /// Where messages to some components go, and under which name.
@@ -115,6 +119,21 @@ fn components() -> Vec<Component> {
 /// All but the first.
 const NOT_MVM: &[u32] = &[OWN_ID, ABOVE_ID, GUEST, SIBLING];
 const NOT_OWN: &[u32] = &[MVM_ID, ABOVE_ID, GUEST, SIBLING];
+
+#[test]
+fn a_domain_is_where_its_own_stable_name_leads() {
+    for above in [Above::Nobody, Above::Disconnected, CONNECTED] {
+        let names = Names {
+            stable: Some([9; 16]),
+            ..names(above)
+        };
+        let here = (Route::Local, names.own().into());
+        assert_eq!(route(&names, Origin::Local, &STABLE), here, "{above:?}");
+        // Of its guests, none has that name.
+        let elsewhere = route(&names, Origin::Guest(GUEST), &STABLE).0;
+        assert_ne!(elsewhere, Route::Local, "{above:?}");
+    }
+}
 
 #[test]
 fn the_platforms_management_vm_knows_its_guests_and_nobody_else() {
@@ -247,6 +266,7 @@ fn routes_need_no_addresses() {
     let top = Names {
         mvm: name(0),
         above: Above::Nobody,
+        stable: None,
     };
     let guest = Names {
         mvm: name(7),
@@ -254,6 +274,7 @@ fn routes_need_no_addresses() {
             own: name(7),
             mvm_id: 0,
         },
+        stable: None,
     };
     for (names, origin, to, expected) in [
         (top, Origin::Local, vm(0), (Route::Local, vm(0))),
@@ -294,6 +315,7 @@ fn any_names() -> impl Strategy<Value = Names> {
         .prop_map(|(mvm_ip, vm_id, above)| Names {
             mvm: VmName { mvm_ip, vm_id },
             above,
+            stable: None,
         })
 }
 
@@ -396,6 +418,7 @@ proptest! {
                     vm_id: mvm_id,
                 },
                 above: Above::Nobody,
+                stable: None,
             };
             let (up, name) = route(&names, Origin::Local, &to);
             if up == Route::Uplink {

@@ -58,10 +58,10 @@ pub(crate) fn read_u32(dir: &CStr, node: &CStr) -> Result<u32> {
     read_with(NIL, dir, node, parse_u32)
 }
 
-/// Reads the stable name of the domain whose directory this is: its node `vm`, which the toolstack
-/// writes and the domain cannot.
-pub(crate) fn read_uuid(domain: &CStr) -> Result<Uuid> {
-    read_with(NIL, domain, c"vm", |path| {
+/// Reads the stable name of a domain from the node `dir`/`node`: that is its node `vm`, which the
+/// toolstack writes and the domain cannot.
+pub(crate) fn read_uuid(dir: &CStr, node: &CStr) -> Result<Uuid> {
+    read_with(NIL, dir, node, |path| {
         uuid::from_vm_path(path).ok_or(EINVAL)
     })
 }

@@ -2,11 +2,13 @@
 
 //! The subcommands.
 
-use crate::payload::{Ledger, Stamp};
+use crate::payload::{Ledger, Stamp, UNKNOWN};
 use crate::report::Report;
 use crate::{Cli, Command, Traffic};
 use anyhow::{Context, Result, bail};
-use mgmt_channel::{Address, Channel, Error, Kind, Message};
+use mgmt_channel::{Address, AppId, Channel, Error, Kind, Message};
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -51,11 +53,13 @@ pub fn run(cli: &Cli) -> Result<bool> {
             app,
             wait,
             linger,
+            until,
         } => duplex(
             &open(app)?,
             traffic,
             Duration::from_secs(*wait),
             Duration::from_millis(*linger),
+            until.as_deref(),
         ),
     }
 }
@@ -67,10 +71,15 @@ impl Traffic {
 
     /// The number-th message of this run.
     fn message(&self, to: Address, stream: u32, number: u64) -> Message {
+        self.message_of(to, stream, number, self.count)
+    }
+
+    /// As [`Traffic::message`], of a stream that says that it has so many.
+    fn message_of(&self, to: Address, stream: u32, number: u64, total: u64) -> Message {
         let stamp = Stamp {
             stream,
             number,
-            total: self.count,
+            total,
         };
         let size = self.size[number as usize % self.size.len()];
         Message::data(to, stamp.payload(size))
@@ -156,7 +165,7 @@ fn sink(channel: &Channel, count: u64, linger: Duration, slow: Duration) -> Resu
         }
         // The clock starts with the first message: waiting for a sender is no rate.
         report.get_or_insert_with(|| Report::new("sink"));
-        ledger.enter(message.header.source, &message.payload);
+        ledger.enter(message.header.source.app, &message.payload);
         RECEIVED.store(ledger.received, Ordering::Relaxed);
         if !slow.is_zero() {
             std::thread::sleep(slow);
@@ -168,12 +177,16 @@ fn sink(channel: &Channel, count: u64, linger: Duration, slow: Duration) -> Resu
     Ok(ok)
 }
 
-fn finish_ledger(mut report: Report, ledger: &Ledger<Address>, ok: bool) {
+/// Who sent a message: its domain may get another name meanwhile.
+type Sender = Option<AppId>;
+
+fn finish_ledger(mut report: Report, ledger: &Ledger<Sender>, ok: bool) {
     report
         .number("received", ledger.received)
         .number("lost", ledger.lost)
         .number("late", ledger.late)
-        .number("damaged", ledger.damaged);
+        .number("damaged", ledger.damaged)
+        .number("longest_gap_ms", ledger.gap.as_millis() as u64);
     report.finish(ok, ledger.received);
 }
 
@@ -276,7 +289,13 @@ fn meet(channel: &Channel, to: Address, wait: Duration) -> Result<u64> {
     Ok(hellos)
 }
 
-fn duplex(channel: &Channel, traffic: &Traffic, wait: Duration, linger: Duration) -> Result<bool> {
+fn duplex(
+    channel: &Channel,
+    traffic: &Traffic,
+    wait: Duration,
+    linger: Duration,
+    until: Option<&Path>,
+) -> Result<bool> {
     let to = traffic.address(channel)?;
     println!("ready");
     let hellos = meet(channel, to, wait)?;
@@ -284,22 +303,32 @@ fn duplex(channel: &Channel, traffic: &Traffic, wait: Duration, linger: Duration
     let report = Report::new("duplex");
     let sending = AtomicU8::new(GOING_ON);
     let (ledger, returned) = std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(channel, traffic.count, hellos, linger, &sending));
-        let sent = (0..traffic.count).try_for_each(|number| {
-            channel
-                .send(&traffic.message(to, stream, number))
-                .with_context(|| format!("sending message {number}"))?;
+        let receiver = scope.spawn(|| receive(channel, hellos, linger, &sending));
+        let sent = (0..).try_for_each(|number| {
+            let is_last = match until {
+                Some(file) => number % 64 == 63 && file.exists(),
+                None => number + 1 >= traffic.count,
+            };
+            let total = if is_last { number + 1 } else { UNKNOWN };
+            if let Err(e) = channel.send(&traffic.message_of(to, stream, number, total)) {
+                let e = anyhow::Error::new(e).context(format!("sending message {number}"));
+                return ControlFlow::Break(Err(e));
+            }
             SENT.store(number + 1, Ordering::Relaxed);
-            anyhow::Ok(())
+            if is_last {
+                return ControlFlow::Break(Ok(()));
+            }
+            ControlFlow::Continue(())
         });
+        let sent = sent.break_value().unwrap_or(Ok(()));
         let state = if sent.is_ok() { ALL_SENT } else { FAILED };
         sending.store(state, Ordering::Release);
         let received = receiver.join().expect("the receiver does not panic");
         sent.and(received)
     })?;
-    let ok = ledger.is_perfect(traffic.count) && returned == 0;
+    let ok = ledger.total.is_some_and(|total| ledger.is_perfect(total)) && returned == 0;
     let mut report = report;
-    report.number("sent", traffic.count);
+    report.number("sent", SENT.load(Ordering::Relaxed));
     report.number("undeliverable", returned);
     finish_ledger(report, &ledger, ok);
     Ok(ok)
@@ -310,18 +339,17 @@ const GOING_ON: u8 = 0;
 const ALL_SENT: u8 = 1;
 const FAILED: u8 = 2;
 
-/// Receives until `count` messages came, and this side has sent its own or failed to.
+/// Receives until all messages came, and this side has sent its own or failed to.
 fn receive(
     channel: &Channel,
-    count: u64,
     hellos: u64,
     linger: Duration,
     sending: &AtomicU8,
-) -> Result<(Ledger<Address>, u64)> {
+) -> Result<(Ledger<Sender>, u64)> {
     let mut ledger = Ledger::default();
     let mut returned = 0;
     loop {
-        let complete = ledger.received >= count;
+        let complete = ledger.total.is_some_and(|total| ledger.received >= total);
         let timeout = if complete {
             linger
         } else {
@@ -337,7 +365,7 @@ fn receive(
                 Kind::Undeliverable if message.header.sequence <= hellos => {}
                 Kind::Undeliverable => returned += 1,
                 _ => {
-                    ledger.enter(message.header.source, &message.payload);
+                    ledger.enter(message.header.source.app, &message.payload);
                     RECEIVED.store(ledger.received, Ordering::Relaxed);
                 }
             },

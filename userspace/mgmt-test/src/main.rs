@@ -11,6 +11,7 @@ mod report;
 
 use clap::{Args, Parser, Subcommand};
 use mgmt_channel::{Destination, Error};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -92,6 +93,9 @@ enum Command {
         /// After the last one, wait so many milliseconds for one too many.
         #[arg(long, default_value_t = 300)]
         linger: u64,
+        /// Send until this file is there, instead of --count messages; on both sides or none.
+        #[arg(long)]
+        until: Option<PathBuf>,
     },
 }
 

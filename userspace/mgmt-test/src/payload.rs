@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::{Duration, Instant};
 
 /// Bytes in front of the filler: the smallest payload.
 pub const HEAD: usize = 32;
@@ -18,9 +19,12 @@ pub struct Stamp {
     pub stream: u32,
     /// The message's number in the stream, from 0.
     pub number: u64,
-    /// How many messages the stream has.
+    /// How many messages the stream has, or [`UNKNOWN`].
     pub total: u64,
 }
+
+/// The total of a stream of which nobody knows yet when it ends; its last message says it.
+pub const UNKNOWN: u64 = u64::MAX;
 
 impl Stamp {
     /// The payload of `size` bytes, at least [`HEAD`].
@@ -84,6 +88,11 @@ pub struct Ledger<K> {
     pub late: u64,
     /// Messages whose content is damaged or that are no test messages.
     pub damaged: u64,
+    /// How many messages a stream says that it has.
+    pub total: Option<u64>,
+    /// The longest time between two messages, and when the last one came.
+    pub gap: Duration,
+    last: Option<Instant>,
 }
 
 impl<K: Eq + Hash> Default for Ledger<K> {
@@ -94,6 +103,9 @@ impl<K: Eq + Hash> Default for Ledger<K> {
             lost: 0,
             late: 0,
             damaged: 0,
+            total: None,
+            gap: Duration::ZERO,
+            last: None,
         }
     }
 }
@@ -101,11 +113,17 @@ impl<K: Eq + Hash> Default for Ledger<K> {
 impl<K: Eq + Hash> Ledger<K> {
     /// Enters one payload from `sender`.
     pub fn enter(&mut self, sender: K, payload: &[u8]) {
+        let now = Instant::now();
+        let last = self.last.replace(now).unwrap_or(now);
+        self.gap = self.gap.max(now - last);
         let Some(stamp) = Stamp::read(payload) else {
             self.damaged += 1;
             return;
         };
         self.received += 1;
+        if stamp.total != UNKNOWN {
+            self.total = Some(stamp.total);
+        }
         let next = self.next.entry((sender, stamp.stream)).or_insert(0);
         if stamp.number < *next {
             self.late += 1;
@@ -164,6 +182,20 @@ mod tests {
             assert_eq!((ledger.received, ledger.lost, ledger.late), expected);
             assert_eq!(ledger.is_perfect(3), expected == (3, 0, 0));
         }
+    }
+
+    #[test]
+    fn the_last_message_may_tell_how_many_there_are() {
+        let mut ledger = Ledger::default();
+        for (number, total, known) in [(0, UNKNOWN, None), (1, UNKNOWN, None), (2, 3, Some(3))] {
+            let stamp = Stamp {
+                total,
+                ..stamp(number)
+            };
+            ledger.enter("a", &stamp.payload(64));
+            assert_eq!(ledger.total, known);
+        }
+        assert!(ledger.is_perfect(3));
     }
 
     #[test]

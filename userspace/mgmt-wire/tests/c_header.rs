@@ -99,6 +99,7 @@ fn presence_events() {
             ("UNWATCH", Event::Unwatch as u64),
             ("UP", Event::Up as u64),
             ("DOWN", Event::Down as u64),
+            ("MOVED", Event::Moved as u64),
         ],
     );
 }

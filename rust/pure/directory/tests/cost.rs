@@ -61,6 +61,10 @@ impl Parts for Counting {
     type Endpoint = u64;
     type Link = u32;
     type Map<K: Copy + Ord, V: Clone> = CountingMap<K, V>;
+
+    fn stable_name(_: &Self::Link) -> Option<Uuid> {
+        None
+    }
 }
 
 /// Runs this and returns how often keys were compared.

@@ -173,7 +173,11 @@ proptest! {
     fn a_directory_finds_what_lists_would(steps in vec(step(), 1..60), top in any::<bool>()) {
         let above = if top { Above::Nobody } else { Above::Disconnected };
         let mut pair = Pair {
-            directory: Directory::new(Names { mvm: MVM, above }),
+            directory: Directory::new(Names {
+                mvm: MVM,
+                above,
+                stable: None,
+            }),
             lists: Lists::default(),
         };
         for (number, step) in (1..).zip(steps) {

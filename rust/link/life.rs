@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The life of a link: it has a channel, or is parked without one, until it ends.
+//!
+//! A parked link takes messages as far as there is room, and waits for its next channel. Whose
+//! time is up ends: what it holds goes back to the senders.
+
+use super::{forget_consumed, Io, Link, Violation};
+use crate::{
+    channel::Channel,
+    inbox::PushError,
+    large::Large,
+    mcb::Target,
+    pure::{
+        lineage::{Answer, Mismatch, Offer},
+        ring::{Format, PushError as RingError}, //
+    },
+    wire::Reason,
+    xen::xenbus::{read_u32, Complaints, Device, State}, //
+};
+use kernel::{
+    list::List,
+    prelude::*,
+    str::CString,
+    sync::{aref::ARef, atomic::ordering, Arc},
+    time::{delay::fsleep, Delta, Instant, Monotonic}, //
+};
+
+/// How long a guest's link waits for its next channel when the management VM's end has gone, or the
+/// guest was resumed.
+pub(crate) const PARK_UPLINK: Delta = Delta::from_secs(60);
+/// How long a management VM keeps the link of a guest that has said that it is suspended.
+const PARK_SUSPENDED: Delta = Delta::from_secs(300);
+/// How long a management VM keeps the link of a guest whose channel is made anew.
+pub(crate) const PARK_BRIEFLY: Delta = Delta::from_secs(30);
+
+/// Bytes of a note, and the one that says: this domain is about to be suspended.
+pub(super) const NOTE_LEN: usize = 8;
+const PAUSING: [u8; NOTE_LEN] = [1, 0, 0, 0, 0, 0, 0, 0];
+
+/// How long [`Link::pause`] waits at most for the other end, and how long at a time.
+const DRAIN: Delta = Delta::from_millis(200);
+const DRAIN_STEP: Delta = Delta::from_millis(2);
+/// After this time a paused link looks whether its domain was suspended at all: nobody tells.
+const PAUSE: Delta = Delta::from_secs(2);
+
+/// Where a link stands.
+pub(super) enum Life {
+    /// It has no channel, and ends at this time; one that was never connected ends by itself.
+    Parked(Option<Instant<Monotonic>>),
+    /// It has the channel of this device.
+    Attached(ARef<Device>, Arc<Complaints>),
+    Ended,
+}
+
+impl Life {
+    pub(super) fn new() -> Self {
+        Self::Parked(None)
+    }
+
+    /// Whether the link has the channel of the driver whose complaints these are.
+    fn is_of(&self, owner: &Arc<Complaints>) -> bool {
+        matches!(self, Self::Attached(_, complaints) if Arc::ptr_eq(complaints, owner))
+    }
+}
+
+/// Whether rings show what the other end has taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rings {
+    Live,
+    /// They are of before a suspend: what the other end wrote may be older than what was read.
+    Stale,
+}
+
+/// How a link comes back.
+#[derive(Clone, Copy)]
+pub(crate) struct Comeback {
+    /// The other end knows nothing of what was before.
+    pub(crate) anew: bool,
+    /// This domain was suspended meanwhile.
+    pub(crate) resumed: bool,
+}
+
+impl Io {
+    /// Takes the channel away, after a last look at what the other end has taken of it.
+    fn take_channel(&mut self, rings: Rings) -> Option<Channel> {
+        let mut channel = self.channel.take()?;
+        // The other end was not told that it arrived: it knows what to do.
+        self.large = Large::None;
+        if rings == Rings::Live {
+            match channel.tx.refresh() {
+                Ok(()) => forget_consumed(&channel, &mut self.sent, &mut self.lineage),
+                // Then nothing is known to have arrived.
+                Err(broken) if self.violation.is_none() => {
+                    self.violation = Some(Violation::Ring(broken));
+                }
+                Err(_) => {}
+            }
+        }
+        self.resumed |= rings == Rings::Stale;
+        Some(channel)
+    }
+
+    /// The other end has so many of the messages that were sent: the others are sent again.
+    fn rewind(&mut self, had: u64) {
+        for _ in 0..had {
+            drop(self.sent.pop_front());
+        }
+        self.sent.push_all_back(&mut self.outgoing);
+        self.outgoing.push_all_back(&mut self.sent);
+    }
+
+    /// Takes a word of the other end.
+    pub(super) fn take_note(&mut self, note: &[u8; NOTE_LEN]) -> Result<(), Violation> {
+        if *note != PAUSING {
+            return Err(Violation::Note);
+        }
+        self.announced = true;
+        Ok(())
+    }
+}
+
+impl Link {
+    /// What a frontend offers with the rings of this link's next channel. `fresh` is random.
+    pub(crate) fn offer(&self, fresh: u64) -> Offer {
+        // No channel is there whose event it could be.
+        self.event.store(false, ordering::Relaxed);
+        self.io.lock().lineage.offer(fresh)
+    }
+
+    /// Takes the backend's answer. A link that begins anew sends what the backend before was not
+    /// known to have taken.
+    pub(crate) fn accept(&self, offer: &Offer, answer: &Answer) -> Result<Comeback, Mismatch> {
+        let mut io = self.io.lock();
+        let had = io.lineage.accept(offer, answer)?;
+        io.rewind(had);
+        Ok(Comeback {
+            anew: answer.link != offer.link,
+            resumed: core::mem::take(&mut io.resumed),
+        })
+    }
+
+    /// Goes on with what a frontend offers, if it is this link: that loses the channel that it
+    /// may still have.
+    pub(crate) fn go_on(self: &Arc<Self>, offer: &Offer) -> Result<Answer, Mismatch> {
+        let mut life = self.life.lock();
+        if matches!(*life, Life::Ended) || !self.io.lock().lineage.is(offer.link) {
+            return Err(Mismatch);
+        }
+        drop(self.leave(&mut life, Rings::Live, PARK_BRIEFLY));
+        if let Life::Ended = *life {
+            return Err(Mismatch);
+        }
+        self.event.store(false, ordering::Relaxed);
+        let mut io = self.io.lock();
+        let (answer, had) = io.lineage.go_on(offer)?;
+        io.rewind(had);
+        Ok(answer)
+    }
+
+    /// Gives the link a channel, and starts to move messages. `ENODEV` if it has ended meanwhile.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        channel: Channel,
+        dev: ARef<Device>,
+        complaints: &Arc<Complaints>,
+    ) -> Result {
+        let mut life = self.life.lock();
+        if !matches!(*life, Life::Parked(_)) {
+            return Err(ENODEV);
+        }
+        *life = Life::Attached(dev, complaints.clone());
+        let mut io = self.io.lock();
+        io.channel = Some(channel);
+        io.paused = None;
+        io.announced = false;
+        drop(io);
+        self.attached.store(true, ordering::Relaxed);
+        // What came before this moment had its event unanswered.
+        Self::schedule(self);
+        Ok(())
+    }
+
+    /// The device whose channel the link has.
+    pub(crate) fn device(&self) -> Option<ARef<Device>> {
+        match &*self.life.lock() {
+            Life::Attached(dev, _) => Some(dev.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes the link's channel away and parks it for this time, if it has the channel of the
+    /// driver whose complaints these are. Returns the channel.
+    ///
+    /// Waits for running work of the link, never for the other end.
+    pub(crate) fn park(
+        self: &Arc<Self>,
+        owner: &Arc<Complaints>,
+        rings: Rings,
+        time: Delta,
+    ) -> Option<Channel> {
+        let mut life = self.life.lock();
+        if !life.is_of(owner) {
+            return None;
+        }
+        self.leave(&mut life, rings, time)
+    }
+
+    /// As [`Link::park`] if the other end has said that its domain is suspended; else as
+    /// [`Link::close`].
+    pub(crate) fn park_if_announced(self: &Arc<Self>, owner: &Arc<Complaints>) -> Option<Channel> {
+        let announced = self.io.lock().announced;
+        if announced {
+            self.park(owner, Rings::Live, PARK_SUSPENDED)
+        } else {
+            self.close(owner)
+        }
+    }
+
+    /// Ends the link, if it has the channel of the driver whose complaints these are. Returns the
+    /// channel. What has not reached the other end goes back to its senders.
+    ///
+    /// Waits for running work of the link, never for the other end.
+    pub(crate) fn close(self: &Arc<Self>, owner: &Arc<Complaints>) -> Option<Channel> {
+        let mut life = self.life.lock();
+        if !life.is_of(owner) {
+            return None;
+        }
+        self.end(&mut life, Rings::Live)
+    }
+
+    /// Ends the link if it has no channel.
+    pub(crate) fn end_parked(self: &Arc<Self>) {
+        let mut life = self.life.lock();
+        if let Life::Parked(_) = *life {
+            self.end(&mut life, Rings::Stale);
+        }
+    }
+
+    fn leave(self: &Arc<Self>, life: &mut Life, rings: Rings, time: Delta) -> Option<Channel> {
+        let mut io = self.io.lock();
+        let channel = io.take_channel(rings);
+        let broken = io.violation.is_some();
+        drop(io);
+        if broken || !self.bridge.may_park() {
+            self.end(life, rings);
+            return channel;
+        }
+        self.attached.store(false, ordering::Relaxed);
+        *life = Life::Parked(Some(Instant::now() + time));
+        self.look_later();
+        channel
+    }
+
+    fn end(self: &Arc<Self>, life: &mut Life, rings: Rings) -> Option<Channel> {
+        *life = Life::Ended;
+        self.attached.store(false, ordering::Relaxed);
+        self.bridge.remove_link(self);
+        let mut io = self.io.lock();
+        let channel = io.take_channel(rings);
+        let stalled = io.stalled.take();
+        let mut left = List::new();
+        left.push_all_back(&mut io.sent);
+        left.push_all_back(&mut io.outgoing);
+        drop(io);
+        left.push_all_back(&mut self.inbox.close());
+        if let Some((message, target)) = stalled {
+            // The other end was told that it arrived: one message may pass the share.
+            if let Err(PushError::Closed(message) | PushError::Full(message)) =
+                target.push_returned(message)
+            {
+                self.bridge.bounce(&message, Reason::PeerGone);
+            }
+        }
+        while let Some(message) = left.pop_front() {
+            self.bridge.bounce(&message, Reason::PeerGone);
+        }
+        channel
+    }
+
+    /// Closes the channel of a peer that broke the rules, and says so.
+    pub(super) fn end_violated(self: &Arc<Self>) {
+        let mut life = self.life.lock();
+        let Life::Attached(dev, complaints) = &*life else {
+            return;
+        };
+        let (dev, complaints) = (dev.clone(), complaints.clone());
+        drop(self.end(&mut life, Rings::Live));
+        let violation = self.io.lock().violation.take();
+        let Some(violation) = violation else {
+            return;
+        };
+        let Ok(what) = CString::try_from_fmt(fmt!("channel closed: {}", violation)) else {
+            return;
+        };
+        // With `life` held the device is still bound: its unbinding closes the link first.
+        complaints.fatal(&dev, EPROTO, &what);
+    }
+
+    /// Tells the other end that this domain is about to be suspended, sends nothing more, and gives
+    /// it a moment to take what is in the ring.
+    pub(crate) fn pause(self: &Arc<Self>) {
+        let end = Instant::<Monotonic>::now() + DRAIN;
+        let mut told = false;
+        loop {
+            let mut io = self.io.lock();
+            io.paused = Some(Instant::now());
+            match io.drain(&mut told) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(violation) => {
+                    self.violated(&mut io, violation);
+                    break;
+                }
+            }
+            drop(io);
+            if Instant::now() - end >= Delta::ZERO {
+                break;
+            }
+            fsleep(DRAIN_STEP);
+        }
+        self.look_later();
+    }
+
+    /// Has [`Link::tend`] called soon, and again while it says that there is more to come.
+    fn look_later(self: &Arc<Self>) {
+        Target::Link(self.clone()).expire_later();
+    }
+
+    /// Deals with what time brings: messages that expire outside of the queues, a parked link whose
+    /// time is up, a pause that no suspend followed. Whether there is more of it to come.
+    pub(crate) fn tend(self: &Arc<Self>) -> bool {
+        let more = self.expire();
+        let mut life = self.life.lock();
+        match &*life {
+            Life::Parked(Some(until)) => {
+                if Instant::now() - *until < Delta::ZERO {
+                    return true;
+                }
+                self.end(&mut life, Rings::Stale);
+                false
+            }
+            Life::Attached(dev, complaints) => {
+                let (dev, complaints) = (dev.clone(), complaints.clone());
+                // A suspended domain's xenstore is not to be waited for with the lock held.
+                drop(life);
+                self.tend_pause(&dev, &complaints) || more
+            }
+            Life::Parked(None) | Life::Ended => more,
+        }
+    }
+
+    /// Ends a pause after which the domain was not suspended, or resumed where its device had not
+    /// been made yet. Whether it goes on.
+    fn tend_pause(self: &Arc<Self>, dev: &Device, owner: &Arc<Complaints>) -> bool {
+        let Some(since) = self.io.lock().paused else {
+            return false;
+        };
+        if Instant::now() - since < PAUSE {
+            return true;
+        }
+        if read_u32(dev.nodename(), c"state") == Ok(State::Connected.number()) {
+            self.io.lock().paused = None;
+            Self::schedule(self);
+        } else {
+            drop(self.park(owner, Rings::Stale, PARK_UPLINK));
+        }
+        false
+    }
+
+    /// Has messages dealt with that expire outside of the queues. Whether there is any that has a
+    /// deadline.
+    fn expire(self: &Arc<Self>) -> bool {
+        let mut expired = List::new();
+        let Some(mut io) = self.io.try_lock() else {
+            // Somebody deals with it right now.
+            return true;
+        };
+        let mut more = false;
+        let mut cursor = io.outgoing.cursor_front();
+        while let Some(next) = cursor.peek_next() {
+            if next.arc().is_expired() {
+                expired.push_back(next.remove());
+            } else {
+                more |= next.arc().has_deadline();
+                cursor.move_next();
+            }
+        }
+        let stalled = io
+            .stalled
+            .as_ref()
+            .is_some_and(|(message, _)| message.has_deadline());
+        drop(io);
+        while let Some(message) = expired.pop_front() {
+            self.bridge.bounce(&message, Reason::Deadline);
+        }
+        if stalled {
+            Self::schedule(self);
+        }
+        more || stalled
+    }
+}
+
+impl Io {
+    /// A step of [`Link::pause`]. Whether the other end was told and has taken everything.
+    fn drain(&mut self, told: &mut bool) -> Result<bool, Violation> {
+        let Some(channel) = &mut self.channel else {
+            return Ok(true);
+        };
+        if !*told {
+            match channel.tx.push_as(Format::Note, &[&PAUSING]) {
+                Ok(()) => *told = true,
+                Err(RingError::Broken(broken)) => return Err(Violation::Ring(broken)),
+                Err(RingError::Full | RingError::TooLarge) => {}
+            }
+            if channel.tx.publish() {
+                channel.event.notify();
+            }
+        }
+        channel.tx.refresh().map_err(Violation::Ring)?;
+        forget_consumed(channel, &mut self.sent, &mut self.lineage);
+        Ok(*told && channel.tx.is_consumed(channel.tx.position()))
+    }
+}

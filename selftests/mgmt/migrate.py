@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""A link outlives its channel: guests migrate, are saved and restored, and backends go and come, while
+numbered messages run both ways. All arrive, once and in order, and open files go on.
+
+The longest pause between two messages is printed, of both receivers."""
+
+import base64
+import errno
+import json
+import os
+import subprocess
+import time
+
+import mgmt
+from mgmt import File, GuestFile, case, check, equal, guests, message, must, note, until
+
+DOM0_OUTPUT = "/tmp/migrate.out"
+GUEST_OUTPUT = "/tmp/migrate.out"
+STOP = "/tmp/migrate.stop"
+RUNNER = "/tmp/migrate.sh"
+
+
+def uuid(name):
+    return mgmt.xenstore(f"/local/domain/{mgmt.domid(name)}/vm").removeprefix("/vm/")
+
+
+def state(name):
+    """Whether it is connected, as the bridge in Dom0 sees it."""
+    with File() as f:
+        try:
+            link = f.link(mgmt.domid(name))
+        except OSError:
+            return None
+    return link["state"] if link["id"] == mgmt.domid(name) else None
+
+
+def connected(name):
+    return until(lambda: state(name) == 2, 90)
+
+
+def ready(name):
+    status, output = mgmt.shell(f"DOMID[{name}]={mgmt.domid(name)}; ready {name}", 150)
+    if status:
+        raise mgmt.Failure(f"{name} is not ready: {output}")
+
+
+class Daemon:
+    """mgmtd, which attaches every guest that appears."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            ["mgmtd"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+class Guest:
+    """A guest of this test's own."""
+
+    def __init__(self, name, kind):
+        self.name, self.kind = name, kind
+
+    def __enter__(self):
+        must("guest-create", self.name, self.kind, "mem=160", timeout=240)
+        ready(self.name)
+        return self.name
+
+    def __exit__(self, *_):
+        mgmt.run("xl", "destroy", self.name)
+        mgmt.domid.cache_clear()
+
+
+def come_back(name):
+    """The guest is another domain now: its console, and its channel."""
+    mgmt.domid.cache_clear()
+    must("guest-attach", name, timeout=200)
+    check(connected(name), f"{name}: not connected again")
+
+
+class Traffic:
+    """Numbered messages both ways at full rate, until the end: all must arrive, once, in order."""
+
+    def __init__(self, name):
+        self.name = name
+        if os.path.exists(STOP):
+            os.remove(STOP)
+        patience = f"--timeout {900 * mgmt.PATIENCE} duplex --wait {60 * mgmt.PATIENCE}"
+        command = f"mgmt-test {patience} --app Traffic --until {STOP} --to Traffic@"
+        there = f"rm -f {STOP}; ({command}mvm; echo $? >{GUEST_OUTPUT}.status) >{GUEST_OUTPUT} 2>&1 </dev/null &"
+        must("guest", "-T", "60", name, there, timeout=90)
+        with open(DOM0_OUTPUT, "w") as output:
+            here = f"exec {command}uuid:{uuid(name)}"
+            self.here = subprocess.Popen(["sh", "-c", here], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    def __enter__(self):
+        self.goes_on("it does not begin")
+        return self
+
+    def counts(self):
+        with File() as f:
+            link = f.link(mgmt.domid(self.name))
+        return link["rx_messages"], link["tx_messages"]
+
+    def goes_on(self, text):
+        """500 more messages each way."""
+        rx, tx = self.counts()
+        both = until(lambda: all(now >= old + 500 for now, old in zip(self.counts(), (rx, tx))), 90)
+        check(both, f"{text}: from {(rx, tx)} to {self.counts()}; {self.output()}")
+
+    def output(self):
+        with open(DOM0_OUTPUT) as f:
+            return f.read().strip()
+
+    def __exit__(self, kind, *_):
+        with open(STOP, "w"):
+            pass
+        mgmt.in_guest(self.name, f"touch {STOP}")
+        if kind:
+            self.here.kill()
+            return
+        finished = lambda: mgmt.in_guest(self.name, f"test -e {GUEST_OUTPUT}.status")[0] == 0
+        check(until(finished, 120), f"{self.name}: no end")
+        try:
+            self.here.wait(60)
+        except subprocess.TimeoutExpired:
+            self.here.kill()
+        there = mgmt.in_guest(self.name, f"cat {GUEST_OUTPUT}; rm -f {GUEST_OUTPUT}.status")[1]
+        reports = [self.report("Dom0", self.output()), self.report(self.name, there)]
+        if all(reports):
+            sent, got = ([r[key] for r in reports] for key in ("sent", "received"))
+            equal("what was sent, and what the other side received", sent, got[::-1])
+            pauses = " and ".join(f"{r['longest_gap_ms']} ms" for r in reports)
+            note(f"{sum(got)} messages; the longest pauses, in Dom0 and in {self.name}: {pauses}")
+
+    def report(self, side, output):
+        lines = output.strip().splitlines()
+        try:
+            report = json.loads(lines[-1])
+        except (IndexError, json.JSONDecodeError):
+            mgmt.fail(f"{side}: no report: {output}")
+            return None
+        check(report.get("ok"), f"{side}: {report}")
+        return report if "longest_gap_ms" in report else None
+
+
+@case(timeout=120)
+def stable_names():
+    """A UUID leads to its guest, from Dom-M, from another guest, and from itself; and rules know it."""
+    one, two = guests()[:2]
+    names = {name: mgmt.stable(bytes.fromhex(uuid(name).replace("-", ""))) for name in (one, two)}
+    with File("Named") as here, GuestFile(one, "Named") as first, GuestFile(two, "Named") as second:
+        for sender, text in ((here, "Dom-M"), (second, "another guest"), (first, "itself")):
+            sender.write(message("Named", names[one], text.encode()))
+            got = first.read()
+            equal("who wrote", text.encode(), got and got.payload)
+        here.load_policy(f"deny uuid:{uuid(two)} -> uuid:{uuid(one)}\n{mgmt.OPEN_POLICY}")
+        second.write(message("Named", names[one]))
+        got = second.read()
+        equal("what is denied", (mgmt.UNDELIVERABLE, mgmt.DENIED), got and (got.kind, got.reason))
+        first.write(message("Named", names[two], b"other way"))
+        got = second.read()
+        equal("the other way", b"other way", got and got.payload)
+        here.load_policy(mgmt.OPEN_POLICY)
+        for component in (mgmt.stable(bytes(range(16))), mgmt.hardware(b"SN-1")):
+            mgmt.raises(errno.EHOSTUNREACH, "nobody", here.write, message("Named", component))
+
+
+@case(timeout=240)
+def backend_goes_and_comes():
+    """The backend is unbound and bound five times under traffic."""
+    name = guests()[0]
+    with Traffic(name) as traffic:
+        epoch = mgmt.xenstore(f"/local/domain/0/backend/mgmt/{mgmt.domid(name)}/0/epoch")
+        for _ in range(5):
+            mgmt.rebind(name)
+            check(connected(name), "not connected again")
+            traffic.goes_on("after the backend came")
+        after = mgmt.xenstore(f"/local/domain/0/backend/mgmt/{mgmt.domid(name)}/0/epoch")
+        equal("epoch", epoch, after)
+
+
+@case(timeout=240)
+def module_goes_and_comes():
+    """Dom0's module is unloaded and loaded: an open file in a guest survives, what it wrote meanwhile arrives."""
+    name = guests()[0]
+    with GuestFile(name, "Survivor") as there:
+        must("rmmod", "mgmt")
+        gone = lambda: "no" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1]
+        check(until(gone, 30), "the guest does not notice")
+        for number in range(5):
+            there.write(message("Home", mgmt.MVM_COMPONENT, bytes([number])))
+        must("xl", "pause", name)
+        must("insmod", "/lab/mgmt.ko")
+        with File("Home") as here:
+            must("xl", "unpause", name)
+            got = [here.read(60) for _ in range(5)]
+            equal("what arrived", [bytes([n]) for n in range(5)], [m and m.payload for m in got])
+            check(connected(name), "not connected again")
+            here.write(message("Survivor", mgmt.vm(mgmt.domid(name)), b"back"))
+            answer = there.read(30)
+            check(answer and answer.payload == b"back", f"the open file got {answer}")
+    mgmt.ready()
+
+
+@case(timeout=240)
+def daemon_killed():
+    """mgmtd is killed and started again under traffic: nothing happens to the channels."""
+    name = guests()[0]
+    with Daemon() as daemon, Traffic(name) as traffic:
+        daemon.kill()
+        traffic.goes_on("without the daemon")
+        with Daemon():
+            traffic.goes_on("with another")
+            time.sleep(1)
+            traffic.goes_on("after it looked")
+
+
+def watch(app, component):
+    return message(app, component, mgmt.WATCH, kind=mgmt.PRESENCE)
+
+
+def told(got):
+    """Event and source of a presence message."""
+    return got and (got.payload, got.source_component)
+
+
+# Watches Home in Dom-M, in a guest that moves: what it is told is in files.
+OBSERVER = r"""
+rm -f /tmp/observed.*
+(exec 3<>/dev/mgmt; printf 'bind Observer\n' >&3
+echo %s | base64 -d | dd bs=65536 count=1 >&3
+for i in 0 1 2 3; do dd bs=65536 count=1 <&3 >/tmp/observed.$i; done) >/dev/null 2>&1 </dev/null &
+"""
+
+
+def observed(name, number):
+    status, output = mgmt.in_guest(name, f"base64 /tmp/observed.{number}")
+    return mgmt.Message.decode(base64.b64decode(output)) if status == 0 and output.strip() else None
+
+
+@case(timeout=600)
+def live_migration():
+    """A PVH guest migrates live to the same host, under traffic; watchers hear that it moved."""
+    with open(RUNNER, "w") as f:
+        f.write('shift\nexec "$@"\n')
+    with Daemon(), Guest("mover", "pvh") as name, Traffic(name) as traffic, File("Home") as home:
+        before = mgmt.domid(name)
+        components = (mgmt.stable(bytes.fromhex(uuid(name).replace("-", ""))), mgmt.PLATFORM, mgmt.vm(before))
+        watchers = [File(f"Watcher{number}") for number in range(3)]
+        for watcher, component in zip(watchers, components):
+            watcher.write(watch("Traffic", component))
+        sources = [mgmt.vm(before), mgmt.vm(before), mgmt.vm(before)]
+        # On the platform, Dom-M's own comes first.
+        equal("the platform at first", (mgmt.UP, home.info()["component"]), told(watchers[1].read()))
+        for watcher, source in zip(watchers, sources):
+            equal("before", (mgmt.UP, source), told(watcher.read()))
+        question = base64.b64encode(watch("Home", mgmt.MVM_COMPONENT).encode()).decode()
+        must("guest", "-T", "60", name, OBSERVER % question, timeout=90)
+        check(until(lambda: observed(name, 0), 30), f"{name}: told nothing of Dom-M")
+
+        must("xl", "migrate", "-s", f"sh {RUNNER}", name, "localhost", timeout=300)
+        come_back(name)
+        after = mgmt.domid(name)
+        check(after != before, "it is the same domain")
+        traffic.goes_on("after the migration")
+
+        events = [(mgmt.MOVED, mgmt.vm(after)), (mgmt.MOVED, mgmt.vm(after)), (mgmt.DOWN, mgmt.vm(before))]
+        for watcher, event in zip(watchers, events):
+            equal("after", event, told(watcher.read()))
+            watcher.close()
+        check(until(lambda: observed(name, 1), 30), f"{name}: told nothing of the move")
+        equal("in the guest", (mgmt.MOVED, home.info()["component"]), told(observed(name, 1)))
+
+
+@case(timeout=600)
+def save_and_restore():
+    """A PV guest is saved and restored under traffic, and has no nodes until it has run for a while."""
+    image = "/tmp/migrate.image"
+    with Guest("saved", "pv") as name, Traffic(name) as traffic:
+        must("xl", "save", name, image, timeout=200)
+        must("xl", "restore", image, timeout=200)
+        os.remove(image)
+        mgmt.domid.cache_clear()
+        must("guest-attach", name, timeout=200)
+        time.sleep(3)
+        check("no" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1], "connected without nodes")
+        must("mgmtctl", "attach", name)
+        check(connected(name), "not connected again")
+        traffic.goes_on("after the restore")
+
+
+if __name__ == "__main__":
+    mgmt.ready()
+    mgmt.main()
