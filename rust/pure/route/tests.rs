@@ -434,10 +434,12 @@ fn an_answer_comes_from_where_the_question_went_or_from_the_management_vm() {
     let here = Names {
         mvm: MVM,
         above: Above::Nobody,
+        stable: None,
     };
     let guest = Names {
         mvm: MVM,
         above: CONNECTED,
+        stable: None,
     };
     let vm = |mvm_ip, vm_id| Component::Vm { mvm_ip, vm_id };
     for (names, destination, source, same_app, expected) in [
