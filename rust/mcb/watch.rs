@@ -55,6 +55,7 @@ impl Watch {
             destination: self.subscriber,
             event,
             principal: BRIDGE,
+            flags: Flags::NO_UNDELIVERABLE,
         }
     }
 
@@ -104,6 +105,7 @@ impl Watch {
             destination: Address::new(component, app),
             event,
             principal: self.principal,
+            flags: Flags::NONE,
         }
     }
 }
@@ -116,6 +118,7 @@ pub(super) struct Notice {
     event: Event,
     /// Who is charged for it: whoever asks, and the bridge for what it tells.
     principal: Principal,
+    flags: Flags,
 }
 
 /// Notices, as far as there is memory: losing one is logged.
@@ -245,7 +248,11 @@ impl Table {
                 (Route::Uplink | Route::LocalAndUplink, Origin::Uplink) => component,
                 _ => continue,
             };
-            notices.add(watch.passed(link, component, *app, Event::Watch));
+            notices.add(Notice {
+                // The asker asked once, and not for this: the bridge asks again with the next link.
+                flags: Flags::NO_UNDELIVERABLE,
+                ..watch.passed(link, component, *app, Event::Watch)
+            });
         }
     }
 
@@ -452,11 +459,7 @@ impl Bridge {
                 continue;
             }
             let header = Header {
-                flags: if tells {
-                    Flags::NO_UNDELIVERABLE
-                } else {
-                    Flags::NONE
-                },
+                flags: notice.flags,
                 source: notice.source,
                 ..Header::new(Kind::Presence, notice.destination, PRESENCE_LEN as u32)
             };
