@@ -322,7 +322,7 @@ def replies_to_those_who_share_a_name():
 
 @case(timeout=170)
 def requests_to_a_guest():
-    """Dom-M asks a guest: reply, deadline, a server that goes, a channel that goes; each once."""
+    """Dom-M asks a guest: reply, deadline, a server that goes, a channel made anew, a link that goes; each once."""
     name = guests()[0]
     vm_id = mgmt.domid(name)
     there = mgmt.vm(vm_id)
@@ -343,9 +343,17 @@ def requests_to_a_guest():
         equal("awaited", 0, pending("uid:0"))
         with GuestFile(name, "Server") as server:
             asks(asker, "Server", there, 5)
-            equal("a question", 5, server.read().correlation)
+            question = server.read()
+            equal("a question", 5, question.correlation)
             mgmt.rebind(name)
-            ended("the channel is gone", asker, 5, 5, PEER_GONE, 20)
+            check(mgmt.until(lambda: asker_is_back(vm_id), 30), "the channel does not come back")
+            answers(server, question)
+            equal("the reply by another channel", (REPLY, 5), (lambda m: m and (m.kind, m.correlation))(asker.read(20)))
+            asks(asker, "Server", there, 6)
+            equal("a question", 6, server.read().correlation)
+            mgmt.must("mgmtctl", "detach", name)
+            ended("the link is gone", asker, 6, 6, PEER_GONE, 20)
+            mgmt.must("mgmtctl", "attach", name)
         nothing_more("afterwards", asker)
     check(mgmt.until(lambda: asker_is_back(vm_id), 30), "the channel does not come back")
 
