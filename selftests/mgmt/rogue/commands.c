@@ -207,6 +207,63 @@ static int taint(struct args *args)
 	return 0;
 }
 
+static int lend(struct args *args)
+{
+	return pages_lend(args->number[0], args->number[1]);
+}
+
+static int large(struct args *args)
+{
+	u32 header = args->len;
+
+	if (header > MAX_MESSAGE / 2)
+		return -EINVAL;
+	args->len += 4 * pages_refs((__le32 *)(args->message + header));
+	if (!has_room(args))
+		return -ENOSPC;
+	put(args, args->len, 1);
+	args->len = header;
+	publish();
+	return 0;
+}
+
+static int yank(struct args *args)
+{
+	u32 header = args->len;
+	int err = pages_lend(args->number[0], LEND_GOOD) ?: large(args);
+
+	args->len = header;
+	udelay(get_random_u32() % 500);
+	pages_take_back();
+	drain(args);
+	return err == -ENOSPC ? 0 : err;
+}
+
+static int map(struct args *args)
+{
+	struct ring *rx = &rogue.rx;
+	u32 i, length, size = ring_next(rx);
+	int err;
+
+	if (size < 8 + 192 || size > MAX_MESSAGE)
+		return -ENOENT;
+	for (i = 0; i < size; i++)
+		args->message[i] = *ring_data(rx, rx->index + i);
+	length = le32_to_cpup((const __le32 *)args->message);
+	err = pages_map((const __le32 *)(args->message + 8 + 192), (length - 192) / 4,
+			!args->number[0]);
+	rx->index += size;
+	ring_set(rx, CONS, rx->index);
+	command_notify();
+	return err;
+}
+
+static int unmap(struct args *args)
+{
+	pages_unmap();
+	return 0;
+}
+
 static int revoke(struct args *args)
 {
 	rogue.revoked = front_revoke(&rogue.tx) + front_revoke(&rogue.rx);
@@ -278,6 +335,15 @@ static const struct command {
 	{ "torn", "tm", torn, CHANNEL },
 	/* Anything, anywhere in the rings. */
 	{ "scribble", "t", scribble, CHANNEL },
+	/* Grants so many pages for large messages; second number: enum lend. */
+	{ "lend", "nn", lend, ALL },
+	/* A large message with this header, in those pages. */
+	{ "large", "m", large, ALL },
+	/* The same, in so many pages, which it takes back while they are copied. */
+	{ "yank", "tnm", yank, ALL },
+	/* Takes a large message and maps its pages instead of copying them; 0: writable. */
+	{ "map", "n", map, ALL },
+	{ "unmap", "", unmap, ALL },
 	/* Ends the grants of all pages that the other end does not map; front only. */
 	{ "revoke", "", revoke, ALL },
 	/* Closes the event channel. */

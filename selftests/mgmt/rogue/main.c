@@ -94,6 +94,7 @@ static int status_show(struct seq_file *file, void *unused)
 		   rogue.connects, rogue.closings, rogue.sent);
 	seq_printf(file, "revoked %u\nnonzero %u\nheld %u\nchanged %u\n", rogue.revoked,
 		   rogue.nonzero, rogue.held[0].pages + rogue.held[1].pages, back_count_changed());
+	seq_printf(file, "mapped %u\ntail %u\n", rogue.mapped, rogue.tail);
 	up_read(&rogue.lock);
 	return 0;
 }
@@ -159,6 +160,8 @@ static void __exit rogue_exit(void)
 	WRITE_ONCE(rogue.leaving, true);
 	debugfs_remove(dir);
 	xenbus_unregister_driver(!strcmp(role, "front") ? &front_driver : &back_driver);
+	pages_take_back();
+	pages_unmap();
 }
 module_exit(rogue_exit);
 

@@ -8,6 +8,7 @@
  *   ring.c      the rings, written to with no check at all
  *   front.c     the frontend: what it offers, and when
  *   back.c      the backend: what it maps, and what it keeps
+ *   pages.c     pages of large messages: lent, and mapped
  *   commands.c  the attacks that a test can ask for
  *
  * In debugfs, mgmt_rogue/:
@@ -87,6 +88,9 @@ struct rogue {
 	struct ring held[2];
 	u8 *snapshot[2];
 
+	/* Pages of a large message kept mapped, and bytes of the last that are not zero. */
+	u32 mapped, tail;
+
 	u32 connects, closings, sent, revoked, nonzero;
 };
 
@@ -119,6 +123,22 @@ extern struct xenbus_driver front_driver, back_driver;
 u32 front_revoke(struct ring *ring);
 void back_release(void);
 u32 back_count_changed(void);
+
+/* pages.c */
+enum lend {
+	LEND_GOOD,
+	LEND_OTHER,	/* to the domain `grantee` */
+	LEND_GONE,	/* ended at once */
+};
+
+/* Makes pages, each filled with its number from 1, and grants them. */
+int pages_lend(u32 count, enum lend how);
+void pages_take_back(void);
+/* Writes the references of what is lent, and returns how many. */
+u32 pages_refs(__le32 *refs);
+/* Maps pages of the other end. */
+int pages_map(const __le32 *refs, u32 count, bool writable);
+void pages_unmap(void);
 
 /* commands.c */
 int command_run(char *text);
