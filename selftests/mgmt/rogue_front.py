@@ -13,7 +13,7 @@ import mgmt
 import xs
 from attacker import (
     ATTACKER, CLOSED, CONNECTED, GONE, HONEST, INITIALISED, NODES, OFFERED, OTHER, READONLY, SAME, SILENT, SWAPPED,
-    Domain, back, bind_back, front, front_case, held, nobody, shell, states,
+    Domain, back, bind_back, front, front_case, held, nobody, shell, states, wait_states,
 )  # fmt: skip
 from attacks import closing_attacks, header_attacks, ring_attacks, stays
 from mgmt import NO_UNDELIVERABLE, UNDELIVERABLE, Bystander, File, app_id, case, check, equal, message, vm
@@ -220,6 +220,9 @@ def vanishes(side):
             bind_back("mgmtback")
         finally:
             mgmt.must("xl", "unpause", ATTACKER)
+        if wanted:
+            # What it offers now is not to be the first that the next backend sees.
+            wait_states(wanted, f"{name}: going on")
         side.fresh(wait=wanted, stop=step)
         side.rogue.unload()
         equal(f"{name}: complaints in the log", 0, side.complaints())
