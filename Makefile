@@ -21,7 +21,7 @@ userspace:
 test:
 	@scripts/test
 
-## test-long: test, and the selftests that take long (a quarter of an hour more)
+## test-long: test, and the selftests that take long (an hour and more)
 test-long:
 	@scripts/test long
 
