@@ -41,9 +41,17 @@ unsafe impl kernel::transmute::AsBytes for mgmt_policy_read {}
 unsafe impl kernel::transmute::AsBytes for mgmt_rule {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::AsBytes for mgmt_account {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_fabric {}
 // SAFETY: Its fields are integers: any bytes are valid.
 unsafe impl kernel::transmute::FromBytes for mgmt_policy_load {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_policy_read {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_rule {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric_settle {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric_moved {}

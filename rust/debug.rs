@@ -53,6 +53,7 @@ fn show_accounts(bridge: &Arc<Bridge>, f: &mut fmt::Formatter<'_>) -> fmt::Resul
         match kind {
             bindings::MGMT_ACCOUNT_UID => write!(f, "uid:{id}")?,
             bindings::MGMT_ACCOUNT_GUEST => write!(f, "vm:{id}")?,
+            bindings::MGMT_ACCOUNT_FABRIC => write!(f, "fabric")?,
             _ => write!(f, "uplink")?,
         }
         let (used, max) = (account.used, account.max);

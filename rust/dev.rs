@@ -7,7 +7,7 @@ use crate::{
     bindings,
     chardev::{current_euid, is_nonblocking, Pollable},
     inbox::{PushError, CAPACITY},
-    mcb::{check_written, Bridge, Endpoint, Prepared, Refused, Target},
+    mcb::{check_written, Bridge, Endpoint, Fabric, Prepared, Refused, Target},
     message::{Message, Principal},
     mgmt_back::set_mvm_ip,
     payload::Payload,
@@ -37,6 +37,8 @@ pub(crate) struct MgmtFile {
     /// Of the user who opened it.
     account: Holding,
     endpoint: SetOnce<Arc<Endpoint>>,
+    /// The link to other platforms, if this file carries that.
+    fabric: SetOnce<Arc<Fabric>>,
     /// Taken while binding, so that a file binds once.
     #[pin]
     binding: Mutex<()>,
@@ -55,13 +57,18 @@ impl MgmtFile {
 
     fn bind(&self, app: AppId, shared: bool) -> Result {
         let _binding = self.binding.lock();
-        if self.endpoint.as_ref().is_some() {
-            return Err(EINVAL);
-        }
+        self.require_unbound()?;
         let endpoint = self
             .bridge
             .bind(app, self.principal, &self.account, shared)?;
         self.endpoint.populate(endpoint);
+        Ok(())
+    }
+
+    fn require_unbound(&self) -> Result {
+        if self.endpoint.as_ref().is_some() || self.fabric.as_ref().is_some() {
+            return Err(EINVAL);
+        }
         Ok(())
     }
 
@@ -82,25 +89,7 @@ impl MgmtFile {
     fn write(&self, iov: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
         let len = iov.len();
         let endpoint = self.endpoint()?;
-        if len < HEADER_LEN {
-            return Err(EINVAL);
-        }
-        let mut header = [0; HEADER_LEN];
-        if iov.copy_from_iter(&mut header) != HEADER_LEN {
-            return Err(EFAULT);
-        }
-        let header = Header::decode(&header).map_err(|e| match e {
-            WireError::Version => EPROTONOSUPPORT,
-            _ => EINVAL,
-        })?;
-        check_written(&header)?;
-        if len - HEADER_LEN != header.length as usize {
-            return Err(EINVAL);
-        }
-        if len - HEADER_LEN > MAX_PAYLOAD {
-            return Err(EMSGSIZE);
-        }
-        let payload = Payload::from_user(iov, len - HEADER_LEN)?;
+        let (header, payload) = take(iov, check_written)?;
         let prepared = self.bridge.prepare(endpoint, &header, payload);
         match prepared.map_err(errno)? {
             Prepared::To(message, target, answered) => {
@@ -167,6 +156,18 @@ impl MgmtFile {
             to.inbox().wait_room(&left)?;
             message = left;
         }
+    }
+
+    /// Has this file carry the link to other platforms.
+    fn carry_fabric(&self) -> Result<&Arc<Fabric>> {
+        let _binding = self.binding.lock();
+        self.require_unbound()?;
+        self.fabric.populate(self.bridge.carry_fabric()?);
+        self.fabric()
+    }
+
+    fn fabric(&self) -> Result<&Arc<Fabric>> {
+        self.fabric.as_ref().ok_or(EBADFD)
     }
 
     fn read(&self, iov: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
@@ -295,6 +296,49 @@ impl MgmtFile {
     }
 }
 
+/// Reads the next message for other platforms, with its number.
+fn read_fabric(fabric: &Fabric, iov: &mut IovIterDest<'_>) -> Result<usize> {
+    let number_len = size_of::<u64>();
+    let room = iov.len().checked_sub(number_len).ok_or(EMSGSIZE)?;
+    fabric.read(room, |reading| {
+        let message = reading.message();
+        let copied = iov.copy_to_iter(&reading.number().to_le_bytes())
+            + iov.copy_to_iter(&message.header().encode())
+            + iov.copy_to_iter(&message.payload);
+        if copied != number_len + message.len() {
+            return Err(EFAULT);
+        }
+        trace(Point::Deliver, fabric.principal.owner, Reason::None, || {
+            message.header()
+        });
+        Ok(copied)
+    })
+}
+
+/// Takes a whole message, if its header passes.
+fn take(
+    iov: &mut IovIterSource<'_>,
+    check: impl FnOnce(&Header) -> Result,
+) -> Result<(Header, Payload)> {
+    let length = iov.len().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
+    let mut header = [0; HEADER_LEN];
+    if iov.copy_from_iter(&mut header) != HEADER_LEN {
+        return Err(EFAULT);
+    }
+    let header = Header::decode(&header).map_err(|e| match e {
+        WireError::Version => EPROTONOSUPPORT,
+        _ => EINVAL,
+    })?;
+    check(&header)?;
+    if length != header.length as usize {
+        return Err(EINVAL);
+    }
+    if length > MAX_PAYLOAD {
+        return Err(EMSGSIZE);
+    }
+    Ok((header, Payload::from_user(iov, length)?))
+}
+
 /// The errno for a message that was not accepted.
 fn errno(refused: Refused) -> Error {
     match refused {
@@ -313,6 +357,9 @@ impl PinnedDrop for MgmtFile {
         if let Some(endpoint) = self.endpoint.as_ref() {
             self.bridge.unbind(endpoint);
         }
+        if let Some(fabric) = self.fabric.as_ref() {
+            fabric.leave();
+        }
     }
 }
 
@@ -323,6 +370,9 @@ const IOC_POLICY_LOAD: u32 = _IOWR::<bindings::mgmt_policy_load>(bindings::MGMT_
 const IOC_POLICY_READ: u32 = _IOWR::<bindings::mgmt_policy_read>(bindings::MGMT_IOC_MAGIC, 6);
 const IOC_RULE: u32 = _IOWR::<bindings::mgmt_rule>(bindings::MGMT_IOC_MAGIC, 7);
 const IOC_ACCOUNT: u32 = _IOWR::<bindings::mgmt_account>(bindings::MGMT_IOC_MAGIC, 8);
+const IOC_FABRIC: u32 = _IOWR::<bindings::mgmt_fabric>(bindings::MGMT_IOC_MAGIC, 9);
+const IOC_FABRIC_SETTLE: u32 = _IOW::<bindings::mgmt_fabric_settle>(bindings::MGMT_IOC_MAGIC, 10);
+const IOC_FABRIC_MOVED: u32 = _IOW::<bindings::mgmt_fabric_moved>(bindings::MGMT_IOC_MAGIC, 11);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]
@@ -338,6 +388,7 @@ impl MiscDevice for MgmtFile {
                 account,
                 bridge,
                 endpoint: SetOnce::new(),
+                fabric: SetOnce::new(),
                 binding <- new_mutex!((), "mgmt_file_binding"),
                 sent <- new_mutex!(0, "mgmt_file_sent"),
             }),
@@ -346,11 +397,21 @@ impl MiscDevice for MgmtFile {
     }
 
     fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterDest<'_>) -> Result<usize> {
-        kiocb.file().read(iov, is_nonblocking(&kiocb))
+        let file = kiocb.file();
+        match file.fabric.as_ref() {
+            Some(fabric) => read_fabric(fabric, iov),
+            None => file.read(iov, is_nonblocking(&kiocb)),
+        }
     }
 
     fn write_iter(kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterSource<'_>) -> Result<usize> {
         let file = kiocb.file();
+        if let Some(fabric) = file.fabric.as_ref() {
+            let len = iov.len();
+            let (header, payload) = take(iov, |_| Ok(()))?;
+            fabric.write(header, payload)?;
+            return Ok(len);
+        }
         match file.endpoint() {
             Ok(_) => file.write(iov, is_nonblocking(&kiocb)),
             Err(_) => file.bind_line(iov),
@@ -414,6 +475,39 @@ impl MiscDevice for MgmtFile {
                 let asked: bindings::mgmt_rule = reader.read()?;
                 writer.write(&this.rule(&asked)?)?;
             }
+            IOC_FABRIC => {
+                require_admin()?;
+                let (mut reader, mut writer) =
+                    user(size_of::<bindings::mgmt_fabric>()).reader_writer();
+                let asked: bindings::mgmt_fabric = reader.read()?;
+                if asked.reserved.iter().any(|&word| word != 0) {
+                    return Err(EINVAL);
+                }
+                let fabric = this.carry_fabric()?;
+                writer.write(&bindings::mgmt_fabric {
+                    lineage: fabric.lineage,
+                    accepted: fabric.accepted(),
+                    reserved: [0; 4],
+                })?;
+            }
+            IOC_FABRIC_SETTLE => {
+                let asked: bindings::mgmt_fabric_settle =
+                    user(size_of::<bindings::mgmt_fabric_settle>()).reader().read()?;
+                let reason = u16::try_from(asked.reason).map_err(|_| EINVAL)?;
+                let reason = Reason::try_from(reason).map_err(|_| EINVAL)?;
+                if asked.reserved != 0 {
+                    return Err(EINVAL);
+                }
+                this.fabric()?.settle(asked.number, reason)?;
+            }
+            IOC_FABRIC_MOVED => {
+                let asked: bindings::mgmt_fabric_moved =
+                    user(size_of::<bindings::mgmt_fabric_moved>()).reader().read()?;
+                if asked.reserved.iter().any(|&word| word != 0) {
+                    return Err(EINVAL);
+                }
+                this.bridge.guest_left(this.fabric()?, asked.uuid)?;
+            }
             _ => return Err(ENOTTY),
         }
         Ok(0)
@@ -430,13 +524,18 @@ fn require_admin() -> Result {
 
 impl Pollable for MgmtFile {
     fn poll(this: Pin<&Self>, file: &File, table: PollTable<'_>) -> u32 {
-        let Some(endpoint) = this.endpoint.as_ref() else {
+        let is_readable = if let Some(endpoint) = this.endpoint.as_ref() {
+            table.register_wait(file, &endpoint.readable);
+            endpoint.inbox.is_readable()
+        } else if let Some(fabric) = this.fabric.as_ref() {
+            table.register_wait(file, &fabric.readable);
+            fabric.is_readable()
+        } else {
             return bindings::POLLERR;
         };
-        table.register_wait(file, &endpoint.readable);
         // Room depends on the destination, so a bound file may always be written to.
         let mut ready = bindings::POLLOUT | bindings::POLLWRNORM;
-        if endpoint.inbox.is_readable() {
+        if is_readable {
             ready |= bindings::POLLIN | bindings::POLLRDNORM;
         }
         ready

@@ -39,11 +39,13 @@ use kernel::{
 
 mod directory;
 mod expiry;
+mod fabric;
 mod replies;
 mod watch;
 
 use directory::Directory;
 use expiry::Expiring;
+pub(crate) use fabric::Fabric;
 use replies::{Answered, Requests, Teller};
 use watch::Notices;
 
@@ -95,13 +97,14 @@ impl Endpoint {
 }
 
 /// Who gets a message next.
-pub(crate) type Target = Receiver<Arc<Endpoint>, Arc<Link>>;
+pub(crate) type Target = Receiver<Arc<Endpoint>, Arc<Link>, Arc<Fabric>>;
 
 impl Target {
     pub(crate) fn inbox(&self) -> &Inbox {
         match self {
             Self::Endpoint(endpoint) => &endpoint.inbox,
             Self::Link(link) => &link.inbox,
+            Self::Fabric(fabric) => &fabric.inbox,
         }
     }
 
@@ -109,6 +112,7 @@ impl Target {
         match self {
             Self::Endpoint(endpoint) => endpoint.principal,
             Self::Link(link) => link.principal,
+            Self::Fabric(fabric) => fabric.principal,
         }
     }
 
@@ -138,7 +142,7 @@ impl Target {
         match self {
             Self::Endpoint(_) => Refused::Unreachable(Reason::NoEndpoint),
             Self::Link(link) if link.origin() == Origin::Uplink => Refused::NotConnected,
-            Self::Link(_) => Refused::Unreachable(Reason::NoComponent),
+            Self::Link(_) | Self::Fabric(_) => Refused::Unreachable(Reason::NoComponent),
         }
     }
 
@@ -149,6 +153,7 @@ impl Target {
         match self {
             Self::Endpoint(endpoint) => endpoint.readable.notify_all(),
             Self::Link(link) => Link::kick(link),
+            Self::Fabric(fabric) => fabric.readable.notify_all(),
         }
     }
 }
@@ -287,6 +292,9 @@ impl Bridge {
         while let Some(link) = self.uplink().or_else(|| Some(self.guest_from(0)?.1)) {
             link.end_parked();
             self.remove_link(&link);
+        }
+        if let Some(fabric) = self.fabric() {
+            self.end_fabric(&fabric);
         }
         while self.delayed.load(Relaxed) != 0 {
             fsleep(Delta::from_millis(5));

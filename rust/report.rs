@@ -16,6 +16,7 @@ pub(crate) fn account(bridge: &Bridge, kind: u32, id: u32) -> Result<bindings::m
         0 | bindings::MGMT_ACCOUNT_UID => Owner::Uid(id),
         bindings::MGMT_ACCOUNT_GUEST => Owner::Guest(id),
         bindings::MGMT_ACCOUNT_UPLINK if id == 0 => Owner::Uplink,
+        bindings::MGMT_ACCOUNT_FABRIC if id == 0 => Owner::Fabric,
         _ => return Err(ENOENT),
     };
     let account = bridge.accounts.from(from).ok_or(ENOENT)?;
@@ -24,6 +25,7 @@ pub(crate) fn account(bridge: &Bridge, kind: u32, id: u32) -> Result<bindings::m
         Owner::Uid(uid) => (bindings::MGMT_ACCOUNT_UID, uid),
         Owner::Guest(id) => (bindings::MGMT_ACCOUNT_GUEST, id),
         // The bridge has no account of its own.
+        Owner::Fabric => (bindings::MGMT_ACCOUNT_FABRIC, 0),
         Owner::Uplink | Owner::Bridge => (bindings::MGMT_ACCOUNT_UPLINK, 0),
     };
     let slots =

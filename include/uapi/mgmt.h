@@ -190,6 +190,7 @@ struct mgmt_rule {
 #define MGMT_ACCOUNT_UID	1	/* a user of this domain; @id is the number */
 #define MGMT_ACCOUNT_GUEST	2	/* a guest; @id is its VM_ID */
 #define MGMT_ACCOUNT_UPLINK	3	/* Dom-M, in a guest; @id is 0 */
+#define MGMT_ACCOUNT_FABRIC	4	/* other platforms; @id is 0 */
 
 /* Of what an account may hold. */
 struct mgmt_slots {
@@ -215,6 +216,34 @@ struct mgmt_account {
 	__u32	reserved[4];		/* 0 */
 };
 
+/*
+ * MGMT_IOC_FABRIC: this file, which is not bound, carries the link to other platforms. A read() is
+ * the number of a message (__le64) and the message, whose destination is not of this platform; a
+ * write() is a message whose source is not. Neither waits. CAP_SYS_ADMIN.
+ */
+struct mgmt_fabric {
+	__u64	lineage;		/* out: of the link; the same if it is the one of an earlier file */
+	__u64	accepted;		/* out: messages that were written to the link */
+	__u32	reserved[4];		/* 0 */
+};
+
+/* MGMT_IOC_FABRIC_SETTLE: what became of a message that was read. ENOENT if that is known. */
+struct mgmt_fabric_settle {
+	__u64	number;
+	__u32	reason;			/* 0: another platform has it; MGMT_REASON_*: it comes back */
+	__u32	reserved;		/* 0 */
+};
+
+/*
+ * MGMT_IOC_FABRIC_MOVED: the guest with this stable name is on another platform now: what waits for
+ * it here can be read from this file. ENOENT if no link here leads to it; EBUSY while that link has
+ * a channel.
+ */
+struct mgmt_fabric_moved {
+	__u8	uuid[16];
+	__u32	reserved[4];		/* 0 */
+};
+
 #define MGMT_IOC_MAGIC		0xCE
 #define MGMT_IOC_BIND		_IOW(MGMT_IOC_MAGIC, 1, struct mgmt_bind)
 #define MGMT_IOC_INFO		_IOR(MGMT_IOC_MAGIC, 2, struct mgmt_info)
@@ -224,5 +253,8 @@ struct mgmt_account {
 #define MGMT_IOC_POLICY_READ	_IOWR(MGMT_IOC_MAGIC, 6, struct mgmt_policy_read)
 #define MGMT_IOC_RULE		_IOWR(MGMT_IOC_MAGIC, 7, struct mgmt_rule)
 #define MGMT_IOC_ACCOUNT	_IOWR(MGMT_IOC_MAGIC, 8, struct mgmt_account)
+#define MGMT_IOC_FABRIC		_IOWR(MGMT_IOC_MAGIC, 9, struct mgmt_fabric)
+#define MGMT_IOC_FABRIC_SETTLE	_IOW(MGMT_IOC_MAGIC, 10, struct mgmt_fabric_settle)
+#define MGMT_IOC_FABRIC_MOVED	_IOW(MGMT_IOC_MAGIC, 11, struct mgmt_fabric_moved)
 
 #endif /* _UAPI_MGMT_H */

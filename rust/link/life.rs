@@ -11,6 +11,7 @@ use crate::{
     inbox::PushError,
     large::Large,
     mcb::Target,
+    message::Message,
     pure::{
         lineage::{Answer, Mismatch, Offer},
         ring::{Format, PushError as RingError}, //
@@ -237,6 +238,28 @@ impl Link {
         }
     }
 
+    /// As [`Link::end_parked`] for a link whose guest went elsewhere: what waits for the guest goes to
+    /// `take`, while nothing more is sent to it. `EBUSY` if the link has a channel.
+    pub(crate) fn end_moved(self: &Arc<Self>, take: impl FnOnce(List<Message>)) -> Result {
+        let mut life = self.life.lock();
+        if !matches!(*life, Life::Parked(Some(_))) {
+            return Err(EBUSY);
+        }
+        let left = self.left(&mut self.io.lock());
+        take(left);
+        self.end(&mut life, Rings::Stale);
+        Ok(())
+    }
+
+    /// Closes the queue, and takes out what the other end has not taken, in order.
+    fn left(&self, io: &mut Io) -> List<Message> {
+        let mut left = List::new();
+        left.push_all_back(&mut io.sent);
+        left.push_all_back(&mut io.outgoing);
+        left.push_all_back(&mut self.inbox.close());
+        left
+    }
+
     fn leave(self: &Arc<Self>, life: &mut Life, rings: Rings, time: Delta) -> Option<Channel> {
         let mut io = self.io.lock();
         let channel = io.take_channel(rings);
@@ -259,11 +282,8 @@ impl Link {
         let mut io = self.io.lock();
         let channel = io.take_channel(rings);
         let stalled = io.stalled.take();
-        let mut left = List::new();
-        left.push_all_back(&mut io.sent);
-        left.push_all_back(&mut io.outgoing);
+        let mut left = self.left(&mut io);
         drop(io);
-        left.push_all_back(&mut self.inbox.close());
         if let Some((message, target)) = stalled {
             // The other end was told that it arrived: one message may pass the share.
             if let Err(PushError::Closed(message) | PushError::Full(message)) =

@@ -2,7 +2,7 @@
 
 //! The bridge's directory: that of `pure`, in the kernel's trees.
 
-use super::{Endpoint, Refused};
+use super::{Endpoint, Fabric, Refused};
 use crate::{
     link::Link,
     pure::{
@@ -23,6 +23,7 @@ pub(super) type Directory = directory::Directory<Parts>;
 impl directory::Parts for Parts {
     type Endpoint = Arc<Endpoint>;
     type Link = Arc<Link>;
+    type Fabric = Arc<Fabric>;
     type Map<K: Copy + Ord, V: Clone> = RBTree<K, V>;
 
     fn stable_name(link: &Arc<Link>) -> Option<Uuid> {

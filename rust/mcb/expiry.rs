@@ -56,6 +56,7 @@ impl Target {
                     Bridge::expire_soon(&link.bridge);
                 }
             }
+            Self::Fabric(fabric) => fabric.expire_later(),
         }
     }
 }
@@ -88,6 +89,12 @@ impl Bridge {
             let endpoint = endpoint.into_arc();
             if this.expire_in(&endpoint.inbox) {
                 Target::Endpoint(endpoint).expire_later();
+            }
+        }
+        if let Some(fabric) = this.fabric() {
+            let queued = this.expire_in(&fabric.inbox);
+            if fabric.tend() || queued {
+                fabric.expire_later();
             }
         }
         while let Some(link) = links.pop_front() {

@@ -18,7 +18,7 @@ use crate::{
         account::{Owner, Slot},
         route::is_answer, //
     },
-    wire::{AppId, Flags, Header, Kind, Reason}, //
+    wire::{AppId, Component, Flags, Header, Kind, Reason}, //
 };
 use kernel::{
     prelude::*,
@@ -183,6 +183,7 @@ impl Bridge {
             link: match target {
                 Target::Endpoint(_) => 0,
                 Target::Link(link) => link.principal.id,
+                Target::Fabric(fabric) => fabric.principal.id,
             },
             app: header.destination.app,
             correlation: header.correlation,
@@ -213,6 +214,16 @@ impl Bridge {
         let (key, request) = node.to_key_value();
         *target = request.requester.clone();
         Some(Answered(key, request))
+    }
+
+    /// What one receiver was asked, another one is to answer, who is called so now.
+    pub(super) fn move_requests(&self, from: Principal, to: Principal, component: Component) {
+        for request in self.requests.lock().values_mut() {
+            if request.receiver == from.id {
+                request.receiver = to.id;
+                request.header.destination.component = component;
+            }
+        }
     }
 
     /// Remembers a request again, as the answer could not be sent.

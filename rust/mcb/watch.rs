@@ -5,7 +5,7 @@
 //! The bridge of every domain tells of its own endpoints. A bridge also keeps what it passes on:
 //! it asks again for its askers when a channel comes, and tells them when one goes.
 
-use super::{Bridge, Refused, Table, Target, BRIDGE};
+use super::{Bridge, Fabric, Refused, Table, Target, BRIDGE};
 use crate::{
     account::Taken,
     link::{Comeback, Link},
@@ -70,8 +70,9 @@ impl Watch {
     ) -> bool {
         let source = header.source.component;
         let everywhere = matches!(way, Route::LocalAndUplink | Route::LocalAndGuests);
-        // Whom a stable name means, only the management VM knows.
-        let named_above = way == Route::Uplink && matches!(component, Component::Stable(_));
+        // Whom a stable name means, only the management VM knows, or the fabric.
+        let above = matches!(way, Route::Uplink | Route::Fabric);
+        let named_above = above && matches!(component, Component::Stable(_));
         let covers = everywhere || named_above || is_same_vm(&component, &source);
         // What comes from above is for this domain, by whatever name that has meanwhile.
         let is_here = link == Origin::Uplink && self.origin == Origin::Local;
@@ -98,9 +99,9 @@ impl Watch {
     }
 
     /// Asks, or stops asking, in this component by this link.
-    fn passed(&self, link: &Arc<Link>, component: Component, app: AppId, event: Event) -> Notice {
+    fn passed(&self, to: Target, component: Component, app: AppId, event: Event) -> Notice {
         Notice {
-            to: Target::Link(link.clone()),
+            to,
             source: self.subscriber,
             destination: Address::new(component, app),
             event,
@@ -170,7 +171,8 @@ impl Table {
     fn spread(&self, app: AppId, watch: &Watch, event: Event, notices: &mut Notices) {
         let (way, component) = self.directory.route(watch.origin, &watch.component);
         let asks = event == Event::Watch;
-        let pass = |link: &Arc<Link>, component| watch.passed(link, component, app, event);
+        let pass = |to, component| watch.passed(to, component, app, event);
+        let link = |link: &Arc<Link>| Target::Link(link.clone());
         if let Some(own) = self.directory.names.local(way, component).filter(|_| asks) {
             if self.directory.first(app).is_some() {
                 notices.add(watch.notice(own, app, Event::Up));
@@ -179,28 +181,29 @@ impl Table {
             }
         }
         let one = match way {
-            Route::Guest(id) => Some(self.directory.guest(id)),
-            Route::Uplink => Some(self.directory.uplink()),
+            Route::Guest(id) => Some(self.directory.guest(id).map(link)),
+            Route::Uplink => Some(self.directory.uplink().map(link)),
+            Route::Fabric => Some(self.directory.fabric.clone().map(Target::Fabric)),
             _ => None,
         };
         match one {
-            Some(Some(link)) => notices.add(pass(link, component)),
+            Some(Some(to)) => notices.add(pass(to, component)),
             // It is asked when it comes.
             Some(None) if asks => notices.add(watch.notice(component, app, Event::Down)),
             _ => {}
         }
         if way == Route::LocalAndUplink {
-            if let Some(link) = self.directory.uplink() {
-                notices.add(pass(link, component));
+            if let Some(uplink) = self.directory.uplink() {
+                notices.add(pass(link(uplink), component));
             }
         }
         if way == Route::LocalAndGuests {
-            for (id, link) in self.directory.guests() {
+            for (id, guest) in self.directory.guests() {
                 let name = self.directory.names.guest(id);
-                if link.origin() != watch.origin
+                if guest.origin() != watch.origin
                     && self.may_watch(app, watch, Route::Guest(id), name)
                 {
-                    notices.add(pass(&link, name));
+                    notices.add(pass(link(&guest), name));
                 }
             }
         }
@@ -251,8 +254,21 @@ impl Table {
             notices.add(Notice {
                 // The asker asked once, and not for this: the bridge asks again with the next link.
                 flags: Flags::NO_UNDELIVERABLE,
-                ..watch.passed(link, component, *app, Event::Watch)
+                ..watch.passed(Target::Link(link.clone()), component, *app, Event::Watch)
             });
+        }
+    }
+
+    /// The link to other platforms came: asks there for those who want to know.
+    pub(super) fn ask_fabric(&self, fabric: &Arc<Fabric>, notices: &mut Notices) {
+        for ((app, _), watch) in self.watches.iter() {
+            let (way, component) = self.directory.route(watch.origin, &watch.component);
+            if way == Route::Fabric {
+                notices.add(Notice {
+                    flags: Flags::NO_UNDELIVERABLE,
+                    ..watch.passed(Target::Fabric(fabric.clone()), component, *app, Event::Watch)
+                });
+            }
         }
     }
 
@@ -265,7 +281,7 @@ impl Table {
             while let Some(&component) = watch.up.get(i) {
                 let gone = match (route(&names, Origin::Local, &component).0, origin) {
                     (Route::Guest(id), Origin::Guest(gone)) => id == gone,
-                    (Route::Uplink, Origin::Uplink) => true,
+                    (Route::Uplink, Origin::Uplink) | (Route::Fabric, Origin::Fabric) => true,
                     _ => false,
                 };
                 if !gone {

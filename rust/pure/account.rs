@@ -27,6 +27,8 @@ pub enum Owner {
     Guest(u32),
     /// The management VM of this domain, and all behind it.
     Uplink,
+    /// All other platforms.
+    Fabric,
 }
 
 impl Owner {
@@ -35,6 +37,7 @@ impl Owner {
         match origin {
             Origin::Guest(id) => Self::Guest(id),
             Origin::Uplink => Self::Uplink,
+            Origin::Fabric => Self::Fabric,
             Origin::Local => Self::Bridge,
         }
     }
@@ -47,6 +50,7 @@ impl fmt::Display for Owner {
             Self::Uid(uid) => write!(f, "uid:{uid}"),
             Self::Guest(id) => write!(f, "vm:{id}"),
             Self::Uplink => f.write_str("uplink"),
+            Self::Fabric => f.write_str("fabric"),
         }
     }
 }
@@ -89,6 +93,7 @@ impl Limits {
             Owner::Uid(_) => [1024, 1024, 1024, 0],
             Owner::Guest(_) => [0, 1024, 4096, PAGES],
             Owner::Uplink => [0, 8192, 8192, PAGES],
+            Owner::Fabric => [0, 8192, 8192, 0],
         };
         Self {
             in_flight: Amount {

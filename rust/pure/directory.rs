@@ -38,6 +38,8 @@ pub trait Parts {
     type Endpoint: Clone;
     /// A channel to another domain.
     type Link: Clone;
+    /// The link to other platforms.
+    type Fabric: Clone;
     /// Where they stand.
     type Map<K: Copy + Ord, V: Clone>: Map<K, V>;
 
@@ -62,15 +64,18 @@ pub trait Rules {
 
 /// Who gets a message next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receiver<E, L> {
+pub enum Receiver<E, L, F> {
     /// Somebody in this domain.
     Endpoint(E),
     /// The domain at the other end.
     Link(L),
+    /// Another platform.
+    Fabric(F),
 }
 
 /// A receiver in the directory of these parts.
-pub type ReceiverOf<P> = Receiver<<P as Parts>::Endpoint, <P as Parts>::Link>;
+pub type ReceiverOf<P> =
+    Receiver<<P as Parts>::Endpoint, <P as Parts>::Link, <P as Parts>::Fabric>;
 
 /// Why a message has no receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +125,8 @@ pub struct Directory<P: Parts> {
     guest_count: u32,
     stable: StableNames<P>,
     uplink: Option<P::Link>,
+    /// The link to other platforms, while there is one.
+    pub fabric: Option<P::Fabric>,
 }
 
 impl<P: Parts> Directory<P> {
@@ -133,6 +140,7 @@ impl<P: Parts> Directory<P> {
             guest_count: 0,
             stable: Default::default(),
             uplink: None,
+            fabric: None,
         }
     }
 
@@ -190,7 +198,7 @@ impl<P: Parts> Directory<P> {
     /// The link that messages from there come in by.
     pub fn link(&self, origin: Origin) -> Option<&P::Link> {
         match origin {
-            Origin::Local => None,
+            Origin::Local | Origin::Fabric => None,
             Origin::Guest(vm_id) => self.guest(vm_id),
             Origin::Uplink => self.uplink(),
         }
@@ -334,7 +342,9 @@ impl<P: Parts> Directory<P> {
         }
         match way {
             Route::Local => {}
-            Route::Guest(_) | Route::Uplink => add(way, self.locate(way, app)?, component)?,
+            Route::Guest(_) | Route::Uplink | Route::Fabric => {
+                add(way, self.locate(way, app)?, component)?;
+            }
             Route::LocalAndUplink => add(way, self.locate(Route::Uplink, app)?, component)?,
             Route::LocalAndGuests => {
                 let others = self.guests().filter(|(id, _)| origin != Origin::Guest(*id));
@@ -359,7 +369,7 @@ impl<P: Parts> Directory<P> {
         component: Component,
     ) -> Verdict {
         let asked = match origin {
-            Origin::Guest(_) => true,
+            Origin::Guest(_) | Origin::Fabric => true,
             Origin::Local => {
                 matches!(way, Route::Guest(_))
                     || self.names.above == Above::Nobody && !matches!(way, Route::Local)
@@ -414,6 +424,11 @@ impl<P: Parts> Directory<P> {
             Route::Uplink => {
                 let link = self.uplink().ok_or(NoReceiver::NotConnected)?;
                 Ok(Receiver::Link(link.clone()))
+            }
+            Route::Fabric => {
+                let fabric = self.fabric.as_ref();
+                let fabric = fabric.ok_or(NoReceiver::Unreachable(Reason::NoComponent))?;
+                Ok(Receiver::Fabric(fabric.clone()))
             }
             // Only a broadcast goes to everybody.
             Route::LocalAndUplink | Route::LocalAndGuests => {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What can be wrong without a kernel: ring, large messages, lineages, routing, names, directory,
-//! accounts, patience, policy.
+//! accounts, patience, policy, the link to other platforms.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
 pub mod account;
 pub mod directory;
+pub mod fabric;
 pub mod large;
 pub mod lineage;
 pub mod patience;

@@ -86,6 +86,8 @@ pub enum Origin {
     Guest(u32),
     /// From this domain's own management VM.
     Uplink,
+    /// From another platform.
+    Fabric,
 }
 
 /// Where a message goes next.
@@ -97,6 +99,8 @@ pub enum Route {
     Guest(u32),
     /// Through the channel to this domain's management VM.
     Uplink,
+    /// To another platform, by the fabric that connects management VMs.
+    Fabric,
     /// Here, and to the management VM, which distributes it.
     LocalAndUplink,
     /// Here, and to every guest but the one that it came from.
@@ -122,6 +126,7 @@ pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, 
             (Route::Local, names.own().into())
         }
         (_, Origin::Uplink) => unreachable,
+        (destination, Origin::Fabric) => from_fabric(names, destination),
         (Component::SelfDomain, Origin::Local) => (Route::Local, names.own().into()),
         (Component::Stable(uuid), Origin::Local) if names.stable == Some(uuid) => {
             (Route::Local, names.own().into())
@@ -146,7 +151,7 @@ pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, 
         (Component::Vm { mvm_ip, vm_id }, _) => to_vm(names, origin, VmName { mvm_ip, vm_id }),
         // Other names are the management VM's to resolve.
         (Component::Stable(_) | Component::Hardware(_), _) => match names.above {
-            Above::Nobody => unreachable,
+            Above::Nobody => (Route::Fabric, *destination),
             Above::Disconnected | Above::Connected { .. } => (Route::Uplink, *destination),
         },
     }
@@ -169,9 +174,30 @@ fn to_vm(names: &Names, origin: Origin, name: VmName) -> (Route, Component) {
     } else if ours {
         to_guest(names, name.vm_id)
     } else if names.above == Above::Nobody {
-        (Route::Unreachable(Reason::NoComponent), name.into())
+        (Route::Fabric, name.into())
     } else {
         (Route::Uplink, name.into())
+    }
+}
+
+/// What another platform sends is for this one: it is not sent on to a third, nor back.
+fn from_fabric(names: &Names, destination: Component) -> (Route, Component) {
+    match destination {
+        Component::Vm { mvm_ip, vm_id }
+            if mvm_ip != UNSPECIFIED_IP && mvm_ip == names.mvm.mvm_ip =>
+        {
+            to_vm(names, Origin::Fabric, VmName { mvm_ip, vm_id })
+        }
+        Component::Stable(uuid) if names.stable == Some(uuid) => (Route::Local, names.mvm.into()),
+        _ => (Route::Unreachable(Reason::NoComponent), destination),
+    }
+}
+
+/// Whether a VM of another platform may be the source of a message that the fabric brings.
+pub fn is_remote(names: &Names, source: &Component) -> bool {
+    match source {
+        Component::Vm { mvm_ip, .. } => *mvm_ip != UNSPECIFIED_IP && *mvm_ip != names.mvm.mvm_ip,
+        _ => false,
     }
 }
 

@@ -48,6 +48,9 @@ POLICY_LOAD = struct.Struct("<QIII12s")
 POLICY_READ = struct.Struct("<QII16s")
 RULE = struct.Struct("<IIQ16s")
 ACCOUNT = struct.Struct("<II6I6IQ16s")
+FABRIC = struct.Struct("<QQ16s")
+SETTLE = struct.Struct("<QII")
+MOVED_AWAY = struct.Struct("<16s16s")
 IOC_BIND = _ioc(1, 1, BIND.size)
 IOC_INFO = _ioc(2, 2, INFO.size)
 IOC_SET_MVM = _ioc(1, 3, MVM.size)
@@ -56,6 +59,9 @@ IOC_POLICY_LOAD = _ioc(3, 5, POLICY_LOAD.size)
 IOC_POLICY_READ = _ioc(3, 6, POLICY_READ.size)
 IOC_RULE = _ioc(3, 7, RULE.size)
 IOC_ACCOUNT = _ioc(3, 8, ACCOUNT.size)
+IOC_FABRIC = _ioc(3, 9, FABRIC.size)
+IOC_FABRIC_SETTLE = _ioc(1, 10, SETTLE.size)
+IOC_FABRIC_MOVED = _ioc(1, 11, MOVED_AWAY.size)
 UPLINK = 0xFFFFFFFF
 RULE_BUILT_IN = 0x10000
 
@@ -204,9 +210,9 @@ class File:
         return RULE.unpack(data)[1:3]
 
     def account(self, owner):
-        """What an account ("uid:0", "vm:3", "uplink") has used, by slot; what it may; and refusals."""
+        """What an account ("uid:0", "vm:3", "uplink", "fabric") has used, by slot; what it may; and refusals."""
         kind, _, number = owner.partition(":")
-        asked = ({"uid": 1, "vm": 2, "uplink": 3}[kind], int(number or 0))
+        asked = ({"uid": 1, "vm": 2, "uplink": 3, "fabric": 4}[kind], int(number or 0))
         data = fcntl.ioctl(self.fd, IOC_ACCOUNT, ACCOUNT.pack(*asked, *[0] * 13, bytes(16)))
         *found, refusals, _ = ACCOUNT.unpack(data)
         values = found[2:]
@@ -214,6 +220,9 @@ class File:
             raise Failure(f"there is no account {owner}")
         names = "bytes messages endpoints watches replies pages".split()
         return dict(zip(names, values[:6])), dict(zip(names, values[6:])), refusals
+
+    def set_mvm_ip(self, ip):
+        fcntl.ioctl(self.fd, IOC_SET_MVM, MVM.pack(ip, bytes(16)))
 
     def poll(self, timeout=0.0):
         """The events that hold, of all that there are."""
@@ -237,6 +246,32 @@ class File:
         if not self.readable(timeout):
             return None
         return Message.decode(os.read(self.fd, size))
+
+
+class FabricFile(File):
+    """A file that carries the link to other platforms."""
+
+    def __init__(self):
+        super().__init__()
+        try:
+            data = fcntl.ioctl(self.fd, IOC_FABRIC, bytes(FABRIC.size))
+        except OSError:
+            self.close()
+            raise
+        self.lineage, self.accepted, _ = FABRIC.unpack(data)
+
+    def read(self, timeout=10.0, size=8 + MAX_MESSAGE):
+        """The next message and its number, or None if there is none in time."""
+        if not self.readable(timeout):
+            return None
+        data = os.read(self.fd, size)
+        return int.from_bytes(data[:8], "little"), Message.decode(data[8:])
+
+    def settle(self, number, reason=0, reserved=0):
+        fcntl.ioctl(self.fd, IOC_FABRIC_SETTLE, SETTLE.pack(number, reason, reserved))
+
+    def moved(self, uuid):
+        fcntl.ioctl(self.fd, IOC_FABRIC_MOVED, MOVED_AWAY.pack(uuid, bytes(16)))
 
 
 RELAY = r"""

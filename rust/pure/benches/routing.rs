@@ -39,6 +39,7 @@ struct Numbers;
 impl Parts for Numbers {
     type Endpoint = usize;
     type Link = usize;
+    type Fabric = ();
     type Map<K: Copy + Ord, V: Clone> = BTreeMap<K, V>;
 
     fn stable_name(_: &Self::Link) -> Option<Uuid> {

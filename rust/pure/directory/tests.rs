@@ -19,6 +19,7 @@ struct Numbers;
 impl Parts for Numbers {
     type Endpoint = u64;
     type Link = u32;
+    type Fabric = ();
     type Map<K: Copy + Ord, V: Clone> = BTreeMap<K, V>;
 
     fn stable_name(link: &u32) -> Option<Uuid> {

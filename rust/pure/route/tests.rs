@@ -140,14 +140,15 @@ fn the_platforms_management_vm_knows_its_guests_and_nobody_else() {
     let own = MVM.into();
     let table = || {
         Table(vec![])
-            .kept(&[Component::Unspecified, STABLE, hardware()], UNREACHABLE)
+            .kept(&[Component::Unspecified], UNREACHABLE)
+            .kept(&[STABLE, hardware()], Route::Fabric)
             .named(&[Component::Mvm], Route::Local, own)
             .kept(&[Component::Platform], Route::LocalAndGuests)
             .named(&[vm(NONE, MVM_ID), vm(OURS, MVM_ID)], Route::Local, own)
             .guests(NONE, NOT_MVM)
             .guests(OURS, NOT_MVM)
-            .vms(ABOVE, &IDS, UNREACHABLE)
-            .vms(OTHER, &IDS, UNREACHABLE)
+            .vms(ABOVE, &IDS, Route::Fabric)
+            .vms(OTHER, &IDS, Route::Fabric)
     };
     table()
         .named(&[Component::SelfDomain], Route::Local, own)
@@ -249,6 +250,56 @@ fn what_comes_from_above_is_for_this_domain() {
 }
 
 #[test]
+fn what_another_platform_sends_is_for_this_one() {
+    let own = MVM.into();
+    let table = || {
+        Table(vec![])
+            .kept(
+                &[
+                    Component::Unspecified,
+                    Component::SelfDomain,
+                    Component::Mvm,
+                    Component::Platform,
+                    hardware(),
+                ],
+                UNREACHABLE,
+            )
+            .named(&[vm(OURS, MVM_ID)], Route::Local, own)
+            .guests(OURS, NOT_MVM)
+            .vms(NONE, &IDS, UNREACHABLE)
+            .vms(ABOVE, &IDS, UNREACHABLE)
+            .vms(OTHER, &IDS, UNREACHABLE)
+    };
+    table()
+        .kept(&[STABLE], UNREACHABLE)
+        .check(Above::Nobody, Origin::Fabric);
+    let named = Names {
+        stable: Some([9; 16]),
+        ..names(Above::Nobody)
+    };
+    assert_eq!(route(&named, Origin::Fabric, &STABLE), (Route::Local, own));
+}
+
+#[test]
+fn a_remote_source_is_a_vm_of_another_platform() {
+    let names = names(Above::Nobody);
+    assert!(is_remote(&names, &vm(OTHER, MVM_ID)));
+    for source in [
+        vm(OURS, MVM_ID),
+        vm(OURS, GUEST),
+        vm(NONE, GUEST),
+        STABLE,
+        hardware(),
+        Component::Mvm,
+        Component::SelfDomain,
+        Component::Platform,
+        Component::Unspecified,
+    ] {
+        assert!(!is_remote(&names, &source), "{source:?}");
+    }
+}
+
+#[test]
 fn a_domain_sends_under_the_name_that_its_management_vm_knows() {
     assert_eq!(names(Above::Nobody).own(), MVM);
     assert_eq!(names(Above::Disconnected).own(), MVM);
@@ -325,6 +376,7 @@ fn any_origin() -> impl Strategy<Value = Origin> {
         Origin::Guest(GUEST),
         Origin::Guest(SIBLING),
         Origin::Uplink,
+        Origin::Fabric,
     ])
 }
 
@@ -343,6 +395,25 @@ proptest! {
     ) {
         let (route, _) = route(&names, Origin::Uplink, &to);
         prop_assert!(matches!(route, Route::Local | Route::Unreachable(_)));
+    }
+
+    #[test]
+    fn nothing_goes_from_one_platform_by_this_to_a_third(
+        names in any_names(),
+        to in any_component(),
+    ) {
+        let (route, _) = route(&names, Origin::Fabric, &to);
+        prop_assert!(!matches!(route, Route::Fabric | Route::Uplink | Route::LocalAndUplink));
+    }
+
+    #[test]
+    fn only_the_platforms_own_management_vm_has_a_fabric(
+        names in any_names(),
+        origin in any_origin(),
+        to in any_component(),
+    ) {
+        let (route, _) = route(&names, origin, &to);
+        prop_assert!(route != Route::Fabric || names.above == Above::Nobody);
     }
 
     #[test]
@@ -391,6 +462,9 @@ proptest! {
             }
             Route::Uplink => prop_assert_ne!(name, Component::SelfDomain),
             Route::Unreachable(_) => prop_assert_eq!(name, to),
+            Route::Fabric => {
+                prop_assert!(!matches!(name, Component::SelfDomain | Component::Mvm));
+            }
             // Each copy is named when it is made.
             Route::LocalAndUplink | Route::LocalAndGuests => {
                 prop_assert_eq!(to, Component::Platform);

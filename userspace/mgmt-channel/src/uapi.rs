@@ -138,6 +138,8 @@ pub enum Owner {
     Guest(u32),
     /// The management VM of this domain.
     Uplink,
+    /// All other platforms.
+    Fabric,
 }
 
 /// One account.
@@ -390,6 +392,7 @@ pub(crate) fn links(fd: BorrowedFd<'_>) -> Result<Vec<Link>> {
 const ACCOUNT_UID: u32 = 1;
 const ACCOUNT_GUEST: u32 = 2;
 const ACCOUNT_UPLINK: u32 = 3;
+const ACCOUNT_FABRIC: u32 = 4;
 
 pub(crate) fn accounts(fd: BorrowedFd<'_>) -> Result<Vec<Account>> {
     let mut accounts = Vec::new();
@@ -406,6 +409,7 @@ pub(crate) fn accounts(fd: BorrowedFd<'_>) -> Result<Vec<Account>> {
             ACCOUNT_UID => Some(Owner::User(raw.id)),
             ACCOUNT_GUEST => Some(Owner::Guest(raw.id)),
             ACCOUNT_UPLINK => Some(Owner::Uplink),
+            ACCOUNT_FABRIC => Some(Owner::Fabric),
             // One that this library does not know.
             _ => None,
         };

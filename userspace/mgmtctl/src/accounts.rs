@@ -30,6 +30,7 @@ fn name(owner: Owner) -> String {
         Owner::User(uid) => format!("uid:{uid}"),
         Owner::Guest(id) => format!("vm:{id}"),
         Owner::Uplink => "uplink".into(),
+        Owner::Fabric => "fabric".into(),
     }
 }
 

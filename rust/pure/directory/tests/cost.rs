@@ -60,6 +60,7 @@ struct Counting;
 impl Parts for Counting {
     type Endpoint = u64;
     type Link = u32;
+    type Fabric = ();
     type Map<K: Copy + Ord, V: Clone> = CountingMap<K, V>;
 
     fn stable_name(_: &Self::Link) -> Option<Uuid> {

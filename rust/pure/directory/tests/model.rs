@@ -5,7 +5,7 @@
 use super::*;
 use proptest::{collection::vec, prelude::*};
 
-type Found = Receiver<u64, u32>;
+type Found = Receiver<u64, u32, ()>;
 
 /// Something comes or goes, or a message is sent.
 #[derive(Clone, Debug)]
@@ -15,6 +15,7 @@ enum Step {
     AddGuest(u32),
     RemoveGuest(u32),
     Uplink(bool),
+    Fabric(bool),
     Send(Origin, Component, u64),
 }
 
@@ -22,6 +23,7 @@ fn origin() -> impl Strategy<Value = Origin> {
     prop_oneof![
         Just(Origin::Local),
         Just(Origin::Uplink),
+        Just(Origin::Fabric),
         (0u32..6).prop_map(Origin::Guest),
     ]
 }
@@ -32,6 +34,8 @@ fn component() -> impl Strategy<Value = Component> {
         Just(Component::Mvm),
         Just(Component::Platform),
         (0u32..6).prop_map(guest),
+        Just(Component::Stable([200; 16])),
+        (0u32..6).prop_map(|vm_id| Component::Vm { mvm_ip: [9; 16], vm_id }),
     ]
 }
 
@@ -43,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         (1u32..6).prop_map(Step::AddGuest),
         (1u32..6).prop_map(Step::RemoveGuest),
         any::<bool>().prop_map(Step::Uplink),
+        any::<bool>().prop_map(Step::Fabric),
         send.prop_map(|(origin, component, app)| Step::Send(origin, component, app)),
     ]
 }
@@ -56,6 +61,7 @@ struct Lists {
     endpoints: Vec<Listed>,
     guests: Vec<u32>,
     uplink: bool,
+    fabric: bool,
 }
 
 impl Lists {
@@ -73,6 +79,7 @@ impl Lists {
             Route::Guest(id) if self.guests.contains(&id) => Ok(Receiver::Link(id)),
             Route::Uplink if self.uplink => Ok(Receiver::Link(UPLINK)),
             Route::Uplink => Err(NoReceiver::NotConnected),
+            Route::Fabric if self.fabric => Ok(Receiver::Fabric(())),
             Route::Unreachable(reason) => Err(NoReceiver::Unreachable(reason)),
             _ => Err(NoReceiver::Unreachable(Reason::NoComponent)),
         }
@@ -187,6 +194,10 @@ proptest! {
                 Step::AddGuest(id) => pair.add_guest(id),
                 Step::RemoveGuest(id) => pair.remove_guest(id),
                 Step::Uplink(up) => pair.uplink(up),
+                Step::Fabric(there) => {
+                    pair.directory.fabric = there.then_some(());
+                    pair.lists.fabric = there;
+                }
                 Step::Send(origin, component, app) => pair.send(origin, component, app),
             }
             let Pair { directory, lists } = &pair;

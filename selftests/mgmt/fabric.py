@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""The link to other platforms, as a daemon carries it: here the test is the daemon."""
+
+import errno
+import os
+import time
+import uuid
+
+import mgmt
+from mgmt import (
+    BROADCAST, DATA, DEADLINE, DENIED, DISCOVER, DOWN, HOPS, MVM_COMPONENT, NO_COMPONENT, NO_ENDPOINT, PEER_GONE, PLATFORM,
+    PRESENCE, REPLY, REQUEST, SELF, SHARE, UNDELIVERABLE, UNSPECIFIED, UP, WATCH, FabricFile, File, GuestFile, case, check,
+    equal, guests, message, raises, stable, vm,
+)  # fmt: skip
+
+HERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
+THERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x02"
+REMOTE = vm(0, THERE)
+DOM_M = vm(0, HERE)
+
+
+def from_remote(app, component, payload=b"", source=REMOTE, source_app="There", **fields):
+    return message(app, component, payload, source_component=source, source_app=mgmt.app_id(source_app), **fields)
+
+
+def back(text, got, reason, component=None):
+    """It is undeliverable, for this reason."""
+    if check(got is not None, f"{text}: nothing came back"):
+        equal(f"{text}: kind and reason", (UNDELIVERABLE, reason), (got.kind, got.reason))
+        if component:
+            equal(f"{text}: source", component, got.source_component)
+
+
+def settled(fabric, text, timeout=5.0):
+    """The next message, settled."""
+    found = fabric.read(timeout)
+    if not check(found is not None, f"{text}: nothing for another platform"):
+        raise mgmt.Failure("no message")
+    fabric.settle(found[0])
+    return found[1]
+
+
+@case
+def without_a_daemon():
+    """Without a daemon there is no other platform: write fails, a guest's message comes back."""
+    with File("Here") as f, GuestFile(guests()[0], "Guest") as guest:
+        raises(errno.EHOSTUNREACH, "to a remote VM", f.write, message("There", REMOTE))
+        raises(errno.EHOSTUNREACH, "to an unknown UUID", f.write, message("There", stable(os.urandom(16))))
+        guest.write(message("There", REMOTE))
+        back("from a guest", guest.read(), NO_COMPONENT, REMOTE)
+
+
+@case
+def who_may_carry_it():
+    """One file, unbound, of an administrator, once the management VM has an address."""
+    with File("Bound") as bound:
+        raises(errno.EINVAL, "a bound file", mgmt.fcntl.ioctl, bound.fd, mgmt.IOC_FABRIC, bytes(32))
+    with File() as f:
+        raises(errno.EINVAL, "reserved", mgmt.fcntl.ioctl, f.fd, mgmt.IOC_FABRIC, bytes(31) + b"x")
+        raises(errno.EBADFD, "settle without", mgmt.fcntl.ioctl, f.fd, mgmt.IOC_FABRIC_SETTLE, bytes(16))
+        raises(errno.EBADFD, "moved without", mgmt.fcntl.ioctl, f.fd, mgmt.IOC_FABRIC_MOVED, bytes(32))
+        f.set_mvm_ip(bytes(16))
+        raises(errno.ENXIO, "without an address", FabricFile)
+        f.set_mvm_ip(HERE)
+    with FabricFile() as fabric:
+        raises(errno.EBUSY, "a second one", FabricFile)
+        raises(errno.EINVAL, "bind", fabric.bind, "Name")
+        raises(errno.EAGAIN, "nothing to read", os.read, fabric.fd, 1000)
+    pid = os.fork()
+    if not pid:
+        fd = os.open(mgmt.DEVICE, os.O_RDWR)
+        os.setuid(65534)
+        try:
+            mgmt.fcntl.ioctl(fd, mgmt.IOC_FABRIC, bytes(32))
+        except PermissionError:
+            os._exit(0)
+        os._exit(1)
+    equal("without rights: refused", 0, os.waitpid(pid, 0)[1])
+
+
+@case
+def there_and_back():
+    """Messages reach the daemon with their numbers, and what it hands in reaches its receiver."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    with FabricFile() as fabric, File("Here") as f, GuestFile(name, "Guest") as guest:
+        for number, (text, sender, source) in enumerate((("Dom-M", f, DOM_M), ("guest", guest, component)), 1):
+            for size in (0, 5, 8192, 100_000 if sender is f else 64):
+                sent = message("There", REMOTE, os.urandom(size), correlation=7, priority=130)
+                sender.write(sent)
+                got = settled(fabric, text)
+                equal(f"{text}: source", source, got.source_component)
+                equal(f"{text}: destination", REMOTE, got.component)
+                equal(f"{text}: other fields", (7, 130), (got.correlation, got.priority))
+                check(got.payload == sent.payload, f"{text}: damaged")
+        fabric.write(from_remote("Here", DOM_M, b"x" * 200_000, epoch=9, sequence=4, hops=2))
+        got = f.read()
+        equal("from there", (REMOTE, 9, 4, 3), (got.source_component, got.epoch, got.sequence, got.hops))
+        equal("payload", b"x" * 200_000, got.payload)
+        fabric.write(from_remote("Guest", component, b"to a guest", source=vm(5, THERE)))
+        got = guest.read()
+        equal("to a guest", (vm(5, THERE), b"to a guest"), (got.source_component, got.payload))
+
+
+@case
+def no_source_is_local():
+    """A source that is not of another platform is refused, and nothing is delivered."""
+    name = guests()[0]
+    with FabricFile() as fabric, File("Here") as f:
+        for source in (DOM_M, vm(mgmt.domid(name), HERE), vm(0), vm(3), SELF, MVM_COMPONENT, PLATFORM, UNSPECIFIED,
+                       stable(os.urandom(16))):  # fmt: skip
+            raises(errno.EACCES, source.hex(), fabric.write, from_remote("Here", DOM_M, source=source))
+        raises(errno.EINVAL, "no App_ID", fabric.write, from_remote("Here", DOM_M, source_app=b""))
+        raises(errno.EINVAL, "short", fabric.write, b"x" * 191)
+        check(f.read(0.2) is None, "something was delivered")
+        fabric.write(from_remote("Here", DOM_M, b"true"))
+        equal("a true one", b"true", f.read().payload)
+        after = fabric.accepted
+    with FabricFile() as fabric:
+        equal("only that one was accepted", after + 1, fabric.accepted)
+
+
+@case
+def what_cannot_be_delivered():
+    """What a remote component sends in vain comes back to it, and is not sent on to a third."""
+    with FabricFile() as fabric, File("Here"):
+        for text, to, app, fields, reason in (
+            ("nobody", DOM_M, "Nobody", {}, NO_ENDPOINT),
+            ("no such guest", vm(30000, HERE), "Here", {}, NO_COMPONENT),
+            ("a third platform", vm(0, bytes(15) + b"\x09"), "Here", {}, NO_COMPONENT),
+            ("back again", REMOTE, "Here", {}, NO_COMPONENT),
+            ("unknown UUID", stable(os.urandom(16)), "Here", {}, NO_COMPONENT),
+            ("hops", DOM_M, "Here", {"hops": 8}, HOPS),
+        ):
+            fabric.write(from_remote(app, to, sequence=12, correlation=3, **fields))
+            got = settled(fabric, text)
+            back(text, got, reason)
+            equal(f"{text}: to who sent it", (REMOTE, 12, 3), (got.component, got.sequence, got.correlation))
+        fabric.write(from_remote("Nobody", DOM_M, flags=mgmt.NO_UNDELIVERABLE))
+        check(fabric.read(0.3) is None, "who wanted to know of nothing was told")
+
+
+@case
+def settled_as_undeliverable():
+    """What the daemon cannot deliver comes back to the sender with its reason, once."""
+    with FabricFile() as fabric, File("Here") as f, GuestFile(guests()[0], "Guest") as guest:
+        for sender in (f, guest):
+            for reason in (NO_COMPONENT, SHARE, PEER_GONE):
+                sender.write(message("There", REMOTE, flags=REQUEST, correlation=reason))
+                number, _ = fabric.read()
+                fabric.settle(number, reason)
+                back("reason", sender.read(), reason, REMOTE)
+                raises(errno.ENOENT, "twice", fabric.settle, number)
+        raises(errno.EINVAL, "no reason", fabric.settle, 1, 99)
+        raises(errno.EINVAL, "reserved", fabric.settle, 1, 0, 1)
+
+
+@case
+def requests():
+    """A request's reply goes to who asked; one that nobody answers comes back in time."""
+    with FabricFile() as fabric, File("Here") as f:
+        f.write(message("There", REMOTE, b"?", flags=REQUEST, correlation=5, deadline_ms=10_000))
+        asked = settled(fabric, "request")
+        check(0 < asked.deadline_ms <= 10_000, f"{asked.deadline_ms} ms are left")
+        fabric.write(from_remote("Here", asked.source_component, b"!", kind=REPLY, correlation=5))
+        equal("reply", (REPLY, 5, b"!"), (lambda m: (m.kind, m.correlation, m.payload))(f.read()))
+        f.write(message("There", REMOTE, flags=REQUEST, correlation=6, deadline_ms=300))
+        settled(fabric, "request")
+        back("late", f.read(), DEADLINE)
+        # From there.
+        fabric.write(from_remote("Here", DOM_M, flags=REQUEST, correlation=8))
+        equal("asked from there", 8, f.read().correlation)
+        f.write(message("There", REMOTE, kind=REPLY, correlation=8))
+        equal("its reply", (REPLY, 8), (lambda m: (m.kind, m.correlation))(settled(fabric, "reply")))
+
+
+@case
+def rules():
+    """Between platforms nothing passes that no rule allows, Dom-M's own messages excepted."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    with FabricFile() as fabric, File("Here") as f, GuestFile(name, "Guest") as guest:
+        try:
+            f.load_policy("")
+            f.write(message("There", REMOTE))
+            settled(fabric, "from Dom-M")
+            fabric.write(from_remote("Here", DOM_M, kind=REPLY))
+            equal("its reply", REPLY, f.read().kind)
+            fabric.write(from_remote("Here", DOM_M))
+            back("from there", settled(fabric, "denied"), DENIED)
+            guest.write(message("There", REMOTE))
+            back("from a guest", guest.read(), DENIED)
+            f.load_policy("allow There@vm:10.0.0.2/0 -> Here@mvm\nallow vm:* -> vm:10.0.0.2/*")
+            fabric.write(from_remote("Here", DOM_M))
+            equal("allowed", DATA, f.read().kind)
+            fabric.write(from_remote("Here", DOM_M, source_app="Other"))
+            back("another App_ID", settled(fabric, "denied"), DENIED)
+            guest.write(message("There", REMOTE))
+            settled(fabric, "from a guest")
+            fabric.write(from_remote("Guest", component, kind=REPLY))
+            equal("a reply to a guest", REPLY, guest.read().kind)
+        finally:
+            f.load_policy(mgmt.OPEN_POLICY)
+
+
+@case(timeout=120)
+def daemons_come_and_go():
+    """What a daemon left unsettled the next one reads again, by the same numbers and in order."""
+    with File("Here") as f:
+        with FabricFile() as fabric:
+            lineage, accepted = fabric.lineage, fabric.accepted
+            for i in range(6):
+                f.write(message("There", REMOTE, bytes([i])))
+            read = [fabric.read() for _ in range(4)]
+            fabric.settle(read[1][0])
+            fabric.write(from_remote("Here", DOM_M))
+        f.write(message("There", REMOTE, bytes([6])))
+        with FabricFile() as fabric:
+            equal("it is the same link", (lineage, accepted + 1), (fabric.lineage, fabric.accepted))
+            again = [fabric.read() for _ in range(6)]
+            first = read[0][0]
+            equal("numbers", [first, first + 2, first + 3, first + 4, first + 5, first + 6], [n for n, _ in again])
+            equal("in order", [0, 2, 3, 4, 5, 6], [m.payload[0] for _, m in again])
+            check(fabric.read(0.1) is None, "there is more")
+            raises(errno.ENOENT, "settled before", fabric.settle, read[1][0])
+            raises(errno.EMSGSIZE, "no room for a number", os.read, fabric.fd, 7)
+            for number, _ in again[:-1]:
+                fabric.settle(number)
+        # Nobody goes on: what is left comes back.
+        began = time.monotonic()
+        check(f.read(1) is not None, "the message from there")
+        got = f.read(45)
+        back("left", got, PEER_GONE)
+        check(time.monotonic() - began > 20, "it came back too soon")
+        raises(errno.EHOSTUNREACH, "after that", f.write, message("There", REMOTE))
+        with FabricFile() as fabric:
+            check(fabric.lineage != lineage, "another link has the same lineage")
+            equal("accepted", 0, fabric.accepted)
+
+
+@case
+def bounded():
+    """A daemon that settles nothing is handed no more than a window, and senders wait."""
+    with FabricFile() as fabric, File("Here", nonblock=True) as f:
+        sent, read = 0, []
+        while sent < 20_000:
+            try:
+                f.write(message("There", REMOTE, priority=64))
+                sent += 1
+            except BlockingIOError:
+                found = fabric.read(0)
+                if found is None:
+                    break
+                read.append(found[0])
+        equal("unsettled", 4096, len(read))
+        check(sent < 10_000, f"{sent} were taken")
+        used, most, _ = f.account("fabric")
+        check(0 < used["messages"] <= most["messages"], f"account: {used}")
+        fabric.settle(read.pop(0))
+        check(fabric.read(1) is not None, "there is room again")
+        fabric.close()
+        # Before anything that another test sends: wait for the end, and take what comes back.
+        returned = 0
+        while returned < sent - 1 and (got := f.read(40)) is not None:
+            returned += got.kind == UNDELIVERABLE
+        equal("came back", sent - 1, returned)
+
+
+@case
+def presence_and_discovery():
+    """Who watches a remote App_ID hears of it, and of its end with the link; and the same from there."""
+    with FabricFile() as fabric:
+        with File("Here") as f:
+            watched(fabric, f)
+        equal("its watch ended", mgmt.UNWATCH, settled(fabric, "unwatch").payload)
+
+
+def watched(fabric, f):
+    f.write(message("There", REMOTE, WATCH, kind=PRESENCE))
+    asked = settled(fabric, "watch")
+    equal("watch", (PRESENCE, WATCH, REMOTE), (asked.kind, asked.payload, asked.component))
+    fabric.write(from_remote("Here", DOM_M, UP, kind=PRESENCE))
+    got = f.read()
+    equal("up", (UP, REMOTE), (got.payload, got.source_component))
+    # Nobody has asked for that.
+    fabric.write(from_remote("Here", DOM_M, UP, kind=PRESENCE, source_app="Else"))
+    check(f.read(0.2) is None, "what nobody asked for was told")
+    fabric.write(from_remote("Later", DOM_M, WATCH, kind=PRESENCE))
+    equal("not yet", DOWN, settled(fabric, "watched from there").payload)
+    with File("Later"):
+        equal("up", UP, settled(fabric, "watched from there").payload)
+    equal("down", DOWN, settled(fabric, "watched from there").payload)
+    fabric.write(from_remote("Here", DOM_M, kind=DISCOVER, flags=BROADCAST | REQUEST, correlation=4))
+    answer = settled(fabric, "discovered")
+    equal("answer", (REPLY, DOM_M, 4), (answer.kind, answer.source_component, answer.correlation))
+    f.write(message("There", REMOTE, kind=DISCOVER, flags=BROADCAST | REQUEST, correlation=4))
+    equal("question", DISCOVER, settled(fabric, "question").kind)
+
+
+@case
+def stable_names():
+    """A UUID that is no guest's goes to other platforms; a guest's own does not, and cannot be taken."""
+    name = guests()[0]
+    own = uuid.UUID(mgmt.xenstore(f"/local/domain/{mgmt.domid(name)}/vm").rsplit("/", 1)[1]).bytes
+    other = os.urandom(16)
+    with FabricFile() as fabric, File("Here") as f, GuestFile(name, "Guest") as guest:
+        f.write(message("There", stable(other)))
+        equal("elsewhere", stable(other), settled(fabric, "elsewhere").component)
+        f.write(message("Guest", stable(own), b"here"))
+        equal("here", b"here", guest.read().payload)
+        fabric.write(from_remote("Guest", stable(own), b"from there"))
+        equal("from there", b"from there", guest.read().payload)
+        raises(errno.EBUSY, "it is here", fabric.moved, own)
+        raises(errno.ENOENT, "it never was", fabric.moved, other)
+
+
+if __name__ == "__main__":
+    mgmt.ready()
+    with File() as address:
+        before = address.info()["component"][4:20]
+        address.set_mvm_ip(HERE)
+    try:
+        mgmt.main(need_guests=1)
+    finally:
+        with File() as address:
+            address.set_mvm_ip(before)
