@@ -139,6 +139,9 @@ static void front_changed(struct xenbus_device *dev, enum xenbus_state state)
 
 	switch (state) {
 	case XenbusStateInitWait:
+		/* Of two changes, both may be seen after the second: one offer is enough. */
+		if (dev->state == XenbusStateInitialised)
+			break;
 		front_disconnect();
 		if (knobs.stop == STOP_SILENT)
 			break;
