@@ -51,9 +51,8 @@ struct State {
 }
 
 impl State {
-    /// Wakes those who wait, as there is news.
-    fn wake(&mut self, room: &CondVar) {
-        self.stalled.resume();
+    /// Wakes the tasks that wait, as there is news.
+    fn wake_tasks(&mut self, room: &CondVar) {
         if self.waiting > 0 {
             room.notify_all();
         }
@@ -110,19 +109,26 @@ impl Account {
         self.state.lock().books.charge(sender, message.amount())
     }
 
-    /// A message that was charged is not on its way any more.
-    pub(crate) fn discharge(&self, message: &Message) {
+    /// A message that was charged is not on its way any more; `was_last` if its receiver, as far as
+    /// it is up to that, makes no more room.
+    pub(crate) fn discharge(&self, message: &Message, was_last: bool) {
         let mut state = self.state.lock();
         let sender = message.principal.owner;
         state.books.discharge(sender, message.amount());
-        state.wake(&self.room);
+        if was_last {
+            state.stalled.resume();
+        } else {
+            state.stalled.message_gone(message.principal.id);
+        }
+        state.wake_tasks(&self.room);
     }
 
     /// One of the owner's receivers is gone: who waits for room there need not any more.
     pub(crate) fn receiver_gone(&self) {
         let mut state = self.state.lock();
         state.books.change();
-        state.wake(&self.room);
+        state.stalled.resume();
+        state.wake_tasks(&self.room);
     }
 
     /// Counts that a message found no room, and says so once for each sender.

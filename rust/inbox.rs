@@ -143,7 +143,7 @@ impl Inbox {
         message: ListArc<Message>,
     ) -> Result<(), PushError> {
         if let Err(NoMemory) = queue.held.charge(message.principal.id, message.amount()) {
-            self.account.discharge(&message);
+            self.account.discharge(&message, false);
             return Err(PushError::Full(message));
         }
         queue.deadlines += u32::from(message.has_deadline());
@@ -151,11 +151,20 @@ impl Inbox {
         Ok(())
     }
 
-    /// A message is not in the queue any more.
+    /// A message is not in the queue any more: links for whose messages there is room now go on.
     fn discharge(&self, queue: &mut Guard<'_, Queue>, message: &Message) {
+        let principal = message.principal.id;
+        let was_over = queue.held.is_over();
         queue.deadlines -= u32::from(message.has_deadline());
-        queue.held.discharge(message.principal.id, message.amount());
-        self.account.discharge(message);
+        queue.held.discharge(principal, message.amount());
+        let is_empty = queue.held.used().is_zero();
+        // While it is over capacity nobody has room. When it is empty, no other message will go.
+        if is_empty || was_over && !queue.held.is_over() {
+            queue.stalled.resume();
+        } else {
+            queue.stalled.message_gone(principal);
+        }
+        self.account.discharge(message, is_empty);
     }
 
     /// Whether so much came back to this receiver that it must read before it sends.
@@ -250,7 +259,7 @@ impl Inbox {
         }
         let message = next.remove();
         self.discharge(queue, &message);
-        self.made_room(queue);
+        self.room.notify_all();
         Ok(message)
     }
 
@@ -298,7 +307,7 @@ impl Inbox {
             self.discharge(&mut queue, &message);
         }
         if !taken.is_empty() {
-            self.made_room(&mut queue);
+            self.room.notify_all();
         }
         (taken, queue.deadlines > 0)
     }
@@ -315,13 +324,9 @@ impl Inbox {
         for message in left.iter() {
             self.discharge(&mut queue, &message);
         }
-        self.made_room(&mut queue);
-        self.account.receiver_gone();
-        left
-    }
-
-    fn made_room(&self, queue: &mut Guard<'_, Queue>) {
         queue.stalled.resume();
         self.room.notify_all();
+        self.account.receiver_gone();
+        left
     }
 }

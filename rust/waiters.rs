@@ -5,6 +5,7 @@
 use crate::{bh::Guard, link::Link};
 use kernel::{
     prelude::*,
+    rbtree::{RBTree, RBTreeNode},
     sync::{Arc, CondVar, CondVarTimeoutResult},
     time::msecs_to_jiffies, //
 };
@@ -31,27 +32,63 @@ pub(crate) fn sleep<T: ?Sized>(
     Ok(())
 }
 
-/// Links that stopped.
-pub(crate) struct Stalled(KVec<Arc<Link>>);
+/// Links that stopped since there was no room for what they bring.
+///
+/// A message that goes makes room first of all for more of its sender; for another, when about as
+/// many have gone as there are senders (`pure::quota`). So each wakes the link that it came by, and
+/// one in as many as there are links here wakes all: what waking costs does not grow with them.
+pub(crate) struct Stalled {
+    /// By the numbers of their principals.
+    links: RBTree<u64, Arc<Link>>,
+    count: usize,
+    /// Messages that have gone since all were woken.
+    gone: usize,
+}
 
 impl Stalled {
-    pub(crate) const fn new() -> Self {
-        Self(KVec::new())
+    pub(crate) fn new() -> Self {
+        Self {
+            links: RBTree::new(),
+            count: 0,
+            gone: 0,
+        }
     }
 
     /// Adds a link; if there is no memory for that, has it go on.
     pub(crate) fn add(&mut self, link: &Arc<Link>) {
         // However often the link's peer sends events, it stands here once.
-        let known = self.0.iter().any(|other| Arc::ptr_eq(other, link));
-        if !known && self.0.push(link.clone(), GFP_ATOMIC).is_err() {
-            Link::schedule(link);
+        if self.links.get(&link.principal.id).is_some() {
+            return;
+        }
+        match RBTreeNode::new(link.principal.id, link.clone(), GFP_ATOMIC) {
+            Ok(node) => {
+                self.links.insert(node);
+                self.count += 1;
+            }
+            Err(_) => Link::schedule(link),
+        }
+    }
+
+    /// A message of this principal has gone: has those go on that may have room now.
+    pub(crate) fn message_gone(&mut self, principal: u64) {
+        if self.count == 0 {
+            return;
+        }
+        self.gone += 1;
+        if self.gone >= self.count {
+            return self.resume();
+        }
+        if let Some(link) = self.links.remove(&principal) {
+            self.count -= 1;
+            Link::schedule(&link);
         }
     }
 
     /// Has all of them go on.
     pub(crate) fn resume(&mut self) {
-        for link in core::mem::take(&mut self.0) {
-            Link::schedule(&link);
+        for link in core::mem::take(&mut self.links).values() {
+            Link::schedule(link);
         }
+        (self.count, self.gone) = (0, 0);
     }
 }
