@@ -21,9 +21,19 @@ const LINK: u32 = request(READ | WRITE, 4, 88);
 const POLICY_LOAD: u32 = request(READ | WRITE, 5, 32);
 const POLICY_READ: u32 = request(READ | WRITE, 6, 32);
 const RULE: u32 = request(READ | WRITE, 7, 32);
+const ACCOUNT: u32 = request(READ | WRITE, 8, 80);
 
-const ALL: [u32; 7] = [BIND, INFO, SET_MVM, LINK, POLICY_LOAD, POLICY_READ, RULE];
-const ADMINS: [u32; 5] = [SET_MVM, LINK, POLICY_LOAD, POLICY_READ, RULE];
+const ALL: [u32; 8] = [
+    BIND,
+    INFO,
+    SET_MVM,
+    LINK,
+    POLICY_LOAD,
+    POLICY_READ,
+    RULE,
+    ACCOUNT,
+];
+const ADMINS: [u32; 6] = [SET_MVM, LINK, POLICY_LOAD, POLICY_READ, RULE, ACCOUNT];
 
 /// What forbids nothing to the traffic beside.
 const RULES: &[u8] = b"# any\nallow * -> *\n";
@@ -73,6 +83,13 @@ pub fn admin(dice: &mut Dice, memory: &Memory, text: &Memory, own_ip: [u8; 16]) 
         LINK => {
             let id = dice.choose(&[0, 1, 7, u32::MAX - 1, u32::MAX]);
             put(0, &id.to_le_bytes());
+            (vec![0, ENOENT], None)
+        }
+        ACCOUNT => {
+            for at in [0, 4] {
+                let number = dice.choose(&[0u32, 1, 2, 3, 4, 77, u32::MAX]);
+                put(at, &number.to_le_bytes());
+            }
             (vec![0, ENOENT], None)
         }
         POLICY_LOAD => {

@@ -268,6 +268,7 @@ impl Model<'_> {
                     0,
                     EAGAIN,
                     ENOBUFS,
+                    ENOSPC,
                     EHOSTUNREACH,
                     EACCES,
                     ENOTCONN,
@@ -277,7 +278,8 @@ impl Model<'_> {
             _ => (
                 messages::to_self(&mut self.dice, name, self.most).1,
                 if served {
-                    &[0, EAGAIN, ENOBUFS]
+                    // Requests that nobody answers are kept until there are too many.
+                    &[0, EAGAIN, ENOBUFS, ENOSPC]
                 } else {
                     &[ECONNREFUSED, ENOBUFS]
                 },
