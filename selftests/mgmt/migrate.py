@@ -7,36 +7,15 @@ The longest pause between two messages is printed, of both receivers."""
 
 import base64
 import errno
-import json
 import os
 import subprocess
 import time
 
 import mgmt
-from mgmt import File, GuestFile, case, check, equal, guests, message, must, note, until
+from mgmt import File, GuestFile, case, check, equal, guests, message, must, until
+from traffic import Traffic, connected, uuid
 
-DOM0_OUTPUT = "/tmp/migrate.out"
-GUEST_OUTPUT = "/tmp/migrate.out"
-STOP = "/tmp/migrate.stop"
 RUNNER = "/tmp/migrate.sh"
-
-
-def uuid(name):
-    return mgmt.xenstore(f"/local/domain/{mgmt.domid(name)}/vm").removeprefix("/vm/")
-
-
-def state(name):
-    """Whether it is connected, as the bridge in Dom0 sees it."""
-    with File() as f:
-        try:
-            link = f.link(mgmt.domid(name))
-        except OSError:
-            return None
-    return link["state"] if link["id"] == mgmt.domid(name) else None
-
-
-def connected(name):
-    return until(lambda: state(name) == 2, 90)
 
 
 def ready(name):
@@ -85,72 +64,6 @@ def come_back(name):
     mgmt.domid.cache_clear()
     must("guest-attach", name, timeout=200)
     check(connected(name), f"{name}: not connected again")
-
-
-class Traffic:
-    """Numbered messages both ways at full rate, until the end: all must arrive, once, in order."""
-
-    def __init__(self, name):
-        self.name = name
-        if os.path.exists(STOP):
-            os.remove(STOP)
-        patience = f"--timeout {900 * mgmt.PATIENCE} duplex --wait {60 * mgmt.PATIENCE}"
-        command = f"mgmt-test {patience} --app Traffic --until {STOP} --to Traffic@"
-        there = f"rm -f {STOP}; ({command}mvm; echo $? >{GUEST_OUTPUT}.status) >{GUEST_OUTPUT} 2>&1 </dev/null &"
-        must("guest", "-T", "60", name, there, timeout=90)
-        with open(DOM0_OUTPUT, "w") as output:
-            here = f"exec {command}uuid:{uuid(name)}"
-            self.here = subprocess.Popen(["sh", "-c", here], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-
-    def __enter__(self):
-        self.goes_on("it does not begin")
-        return self
-
-    def counts(self):
-        with File() as f:
-            link = f.link(mgmt.domid(self.name))
-        return link["rx_messages"], link["tx_messages"]
-
-    def goes_on(self, text):
-        """500 more messages each way."""
-        rx, tx = self.counts()
-        both = until(lambda: all(now >= old + 500 for now, old in zip(self.counts(), (rx, tx))), 90)
-        check(both, f"{text}: from {(rx, tx)} to {self.counts()}; {self.output()}")
-
-    def output(self):
-        with open(DOM0_OUTPUT) as f:
-            return f.read().strip()
-
-    def __exit__(self, kind, *_):
-        with open(STOP, "w"):
-            pass
-        mgmt.in_guest(self.name, f"touch {STOP}")
-        if kind:
-            self.here.kill()
-            return
-        finished = lambda: mgmt.in_guest(self.name, f"test -e {GUEST_OUTPUT}.status")[0] == 0
-        check(until(finished, 120), f"{self.name}: no end")
-        try:
-            self.here.wait(60)
-        except subprocess.TimeoutExpired:
-            self.here.kill()
-        there = mgmt.in_guest(self.name, f"cat {GUEST_OUTPUT}; rm -f {GUEST_OUTPUT}.status")[1]
-        reports = [self.report("Dom0", self.output()), self.report(self.name, there)]
-        if all(reports):
-            sent, got = ([r[key] for r in reports] for key in ("sent", "received"))
-            equal("what was sent, and what the other side received", sent, got[::-1])
-            pauses = " and ".join(f"{r['longest_gap_ms']} ms" for r in reports)
-            note(f"{sum(got)} messages; the longest pauses, in Dom0 and in {self.name}: {pauses}")
-
-    def report(self, side, output):
-        lines = output.strip().splitlines()
-        try:
-            report = json.loads(lines[-1])
-        except (IndexError, json.JSONDecodeError):
-            mgmt.fail(f"{side}: no report: {output}")
-            return None
-        check(report.get("ok"), f"{side}: {report}")
-        return report if "longest_gap_ms" in report else None
 
 
 @case(timeout=120)
@@ -310,6 +223,22 @@ def save_and_restore():
         must("mgmtctl", "attach", name)
         check(connected(name), "not connected again")
         traffic.goes_on("after the restore")
+
+
+@case(timeout=400)
+def cancelled_suspend():
+    """Guests are suspended under traffic, and go on as the same domains at once: a checkpoint."""
+    image = "/tmp/migrate.image"
+    for name in guests()[:2]:
+        before = mgmt.domid(name)
+        epoch = mgmt.xenstore(f"/local/domain/0/backend/mgmt/{before}/0/epoch")
+        with Traffic(name) as traffic:
+            must("xl", "save", "-c", name, image, timeout=200)
+            os.remove(image)
+            mgmt.domid.cache_clear()
+            equal("domain", before, mgmt.domid(name))
+            traffic.goes_on("after the checkpoint")
+        equal("epoch", epoch, mgmt.xenstore(f"/local/domain/0/backend/mgmt/{before}/0/epoch"))
 
 
 if __name__ == "__main__":
