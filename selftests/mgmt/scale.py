@@ -7,6 +7,7 @@ With --icount its times are instructions, and do not depend on what else the hos
 """
 
 import collections
+import itertools
 import json
 import os
 import struct
@@ -20,7 +21,7 @@ MADE_MEM = 128
 # What Xen keeps for a guest beside its memory.
 OVERHEAD = 24
 LEVELS = (1, 2, 4, 8, 16)
-# Of bytes, so large that a receiver's queue of 1 MiB holds less than what each has to send.
+# Of bytes, so large that a receiver's queue holds less than what all have to send.
 LARGE = 4096
 # After so many messages, what the first could queue alone is gone.
 SETTLED = 512
@@ -101,14 +102,18 @@ def everybody_is_found():
     programs = [Program(name, "echo Everyone --count 1") for name in names]
     wanted = {domid(name) for name in names}
     answered = collections.Counter()
+    questions = itertools.count(1)
     with File("Asker") as asker:
 
         def ask():
-            question = {"kind": mgmt.DISCOVER, "flags": mgmt.BROADCAST | mgmt.REQUEST, "correlation": 1}
+            number = next(questions)
+            question = {"kind": mgmt.DISCOVER, "flags": mgmt.BROADCAST | mgmt.REQUEST, "correlation": number}
             asker.write(message("Everyone", PLATFORM, **question))
             answered.clear()
             while (got := asker.read(2)) is not None:
-                answered[vm_id(got)] += 1
+                # An earlier question's answer may be late.
+                if got.correlation == number:
+                    answered[vm_id(got)] += 1
             return set(answered) == wanted
 
         check(until(ask, 120), f"answers of {sorted(answered)}, of {sorted(wanted)}")
@@ -116,8 +121,10 @@ def everybody_is_found():
         # So do messages: each comes back.
         for name in names:
             asker.write(message("Everyone", mgmt.vm(domid(name)), b"you"))
-        replies = [asker.read(60) for _ in names]
-        equal("who replied", wanted, {vm_id(reply) for reply in replies if reply})
+        replied = set()
+        while replied != wanted and (got := asker.read(60)) is not None:
+            replied |= {vm_id(got)} if got.payload == b"you" else set()
+        equal("who replied", wanted, replied)
     for program in programs:
         program.result()
 
