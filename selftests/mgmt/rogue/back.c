@@ -100,6 +100,20 @@ static int back_publish(struct xenbus_device *dev)
 	return err ?: xenbus_switch_state(dev, XenbusStateInitWait);
 }
 
+/* Answers that it knows nothing of a link: the nodes may be of another backend. */
+static int answer(struct xenbus_device *dev)
+{
+	char *fresh = xenbus_read(XBT_NIL, dev->otherend, "fresh-link", NULL);
+	int err;
+
+	if (IS_ERR(fresh))
+		return PTR_ERR(fresh);
+	err = xenbus_printf(XBT_NIL, dev->nodename, "link", "%s", fresh) ?:
+	      xenbus_printf(XBT_NIL, dev->nodename, "received", "%016u", 0);
+	kfree(fresh);
+	return err;
+}
+
 static int back_connect(struct xenbus_device *dev)
 {
 	u32 pages = 1 + (1 << min(xenbus_read_unsigned(dev->otherend, "ring-page-order", 0), 9u));
@@ -118,7 +132,7 @@ static int back_connect(struct xenbus_device *dev)
 	if (err < 0)
 		return err;
 	rogue.irq = err;
-	err = xenbus_printf(XBT_NIL, dev->nodename, "session", "%u", session);
+	err = answer(dev) ?: xenbus_printf(XBT_NIL, dev->nodename, "session", "%u", session);
 	if (err || knobs.stop == STOP_NODES)
 		return err;
 	return xenbus_switch_state(dev, XenbusStateConnected);
