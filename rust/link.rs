@@ -24,6 +24,7 @@ use crate::{
         account::Owner,
         large::MAX_INLINE,
         lineage::Lineage,
+        pace::Pace,
         ring::{Broken, Format, Pending, PushError as RingError},
         route::Origin,
         uuid::Uuid, //
@@ -65,8 +66,10 @@ use life::{Life, NOTE_LEN};
 
 /// Messages that a link takes from its ring, or puts into it, before others get their turn.
 const BUDGET: usize = 64;
-/// Jiffies until a link that found no memory tries again.
+/// Jiffies until a link that found no memory tries again, and until one goes on whose peer sends too
+/// much that reaches nobody.
 const RETRY_DELAY: usize = 2;
+const PACE_DELAY: usize = 8;
 
 /// A counter that anybody may read.
 pub(crate) struct Counter(Atomic<u64>);
@@ -167,6 +170,9 @@ struct Io {
     /// Messages in the ring that the other end had not taken when last looked at.
     sent: List<Message>,
     lineage: Lineage,
+    /// What came that reached nobody, and until when that is accounted for.
+    pace: Pace,
+    paced: Instant<Monotonic>,
     /// Since when this end sends nothing, as its domain is about to be suspended.
     paused: Option<Instant<Monotonic>>,
     /// This domain was suspended since the link came back last.
@@ -229,8 +235,8 @@ enum Next {
     Wait,
     /// It has more to do.
     Again,
-    /// It has more to do when there is memory.
-    Later,
+    /// It has more to do in so many jiffies.
+    Later(usize),
 }
 
 /// What the other end did that ends its channel.
@@ -270,6 +276,19 @@ impl fmt::Display for Violation {
     }
 }
 
+impl Io {
+    /// Whether the peer has not sent too much lately that reached nobody.
+    fn keeps_pace(&mut self) -> bool {
+        if self.pace.is_spent() {
+            let now = Instant::now();
+            let passed = (now - self.paced).as_millis();
+            self.paced = now;
+            self.pace.earn(passed.try_into().unwrap_or(0));
+        }
+        !self.pace.is_spent()
+    }
+}
+
 impl Link {
     /// Makes a link without a channel. `uuid` is the stable name of the guest that it leads to.
     pub(crate) fn new(
@@ -302,6 +321,8 @@ impl Link {
                         outgoing: List::new(),
                         sent: List::new(),
                         lineage,
+                        pace: Pace::new(),
+                        paced: Instant::now(),
                         paused: None,
                         resumed: false,
                         announced: false,
@@ -401,17 +422,17 @@ impl Link {
         match next {
             Next::Wait => {}
             Next::Again => Self::schedule(self),
-            Next::Later => self.schedule_later(),
+            Next::Later(jiffies) => self.schedule_later(jiffies),
         }
     }
 
-    /// Has the link move messages when there may be memory.
-    fn schedule_later(self: &Arc<Self>) {
+    /// Has the link move messages in so many jiffies, and not before.
+    fn schedule_later(self: &Arc<Self>, jiffies: usize) {
         let queue = self.bridge.moves();
         self.bridge.delay_begins();
         self.retrying.store(true, ordering::Relaxed);
         if queue
-            .enqueue_delayed::<_, MOVES>(self.clone(), RETRY_DELAY)
+            .enqueue_delayed::<_, MOVES>(self.clone(), jiffies)
             .is_err()
             && self.retrying.xchg(false, ordering::Relaxed)
         {
@@ -427,6 +448,10 @@ impl Link {
             budget -= 1;
             if !self.hand_over_stalled(io) {
                 next = Next::Wait;
+                break;
+            }
+            if !io.keeps_pace() {
+                next = Next::Later(PACE_DELAY);
                 break;
             }
             let Some(channel) = &mut io.channel else {
@@ -458,7 +483,7 @@ impl Link {
                     break;
                 }
                 Found::NoMemory => {
-                    next = Next::Later;
+                    next = Next::Later(RETRY_DELAY);
                     break;
                 }
             };
@@ -469,13 +494,19 @@ impl Link {
             self.counters.rx_bytes.add(HEADER_LEN + payload.len());
             match self.bridge.forward(self, room, header, payload) {
                 Forwarded::To(message, target) => {
+                    if matches!(&target, Target::Link(link) if Arc::ptr_eq(link, self)) {
+                        io.pace.spend();
+                    }
                     io.stalled = self.hand_over(message, target);
                 }
                 Forwarded::Broadcast(copies) => {
+                    if copies.is_empty() {
+                        io.pace.spend();
+                    }
                     budget = budget.saturating_sub(copies.len());
                     self.bridge.deliver(copies);
                 }
-                Forwarded::Dropped => {}
+                Forwarded::Dropped => io.pace.spend(),
                 Forwarded::Forged => return Err(Violation::Forged),
             }
         }
@@ -591,7 +622,7 @@ impl Link {
         if waits_for_pages && came_back {
             Self::schedule(self);
         } else if waits_for_pages && !channel.has_lent() {
-            self.schedule_later();
+            self.schedule_later(RETRY_DELAY);
         }
         Ok(moved || came_back)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What can be wrong without a kernel: ring, large messages, lineages, routing, names, directory,
-//! accounts, patience, policy, the link to other platforms.
+//! accounts, patience, pace, policy, the link to other platforms.
 //!
 //! Nothing here allocates, blocks, or knows of Xen. Compiled into the module and into host tests.
 
@@ -10,6 +10,7 @@ pub mod directory;
 pub mod fabric;
 pub mod large;
 pub mod lineage;
+pub mod pace;
 pub mod patience;
 // mgmtctl uses the rest.
 #[allow(dead_code, unused_imports)]
