@@ -140,7 +140,9 @@ impl Model<'_> {
             23..=27 => self.ioctl(at),
             28..=29 => self.odd_call(at),
             30 => self.child_of(at),
-            _ => self.killed_child(),
+            // It takes as long as many other calls.
+            _ if self.dice.once_in(8) => self.killed_child(),
+            _ => self.write_good(at),
         }
         Ok(())
     }
