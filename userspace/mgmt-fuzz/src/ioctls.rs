@@ -22,6 +22,9 @@ const POLICY_LOAD: u32 = request(READ | WRITE, 5, 32);
 const POLICY_READ: u32 = request(READ | WRITE, 6, 32);
 const RULE: u32 = request(READ | WRITE, 7, 32);
 const ACCOUNT: u32 = request(READ | WRITE, 8, 80);
+pub const FABRIC: u32 = request(READ | WRITE, 9, 32);
+pub const FABRIC_SETTLE: u32 = request(WRITE, 10, 16);
+pub const FABRIC_MOVED: u32 = request(WRITE, 11, 32);
 
 const ALL: [u32; 8] = [
     BIND,

@@ -8,8 +8,9 @@ use crate::sys::{self, Address, Child};
 use crate::{Findings, ioctls, messages};
 use anyhow::{Result, anyhow};
 use libc::{
-    EACCES, EADDRINUSE, EAGAIN, EBADFD, ECONNREFUSED, EFAULT, EHOSTUNREACH, EINVAL, EMSGSIZE,
-    ENOBUFS, ENODEV, ENOSPC, ENOTCONN, EPERM, ESPIPE, O_NONBLOCK, O_RDWR,
+    EACCES, EADDRINUSE, EAGAIN, EBADFD, EBUSY, ECONNREFUSED, EFAULT, EHOSTUNREACH, EINVAL,
+    EMSGSIZE, ENOBUFS, ENODEV, ENOENT, ENOSPC, ENOTCONN, ENXIO, EOPNOTSUPP, EPERM, ESPIPE,
+    O_NONBLOCK, O_RDWR,
 };
 use mgmt_wire::{AppId, HEADER_LEN, Header};
 use std::time::{Duration, Instant};
@@ -142,7 +143,7 @@ impl Model<'_> {
             30 => self.child_of(at),
             // It takes as long as many other calls.
             _ if self.dice.once_in(8) => self.killed_child(),
-            _ => self.write_good(at),
+            _ => self.fabric()?,
         }
         Ok(())
     }
@@ -445,6 +446,72 @@ impl Model<'_> {
         let got = sys::ioctl(self.files[at].fd, request, argument);
         self.findings
             .expect(&format!("ioctl {request:#x}"), got, &allowed);
+    }
+
+    /// A file that would carry the link to other platforms, for a few calls.
+    fn fabric(&mut self) -> Result<()> {
+        let fd = sys::open(O_RDWR).map_err(|errno| anyhow!("open: errno {errno}"))? as i32;
+        let mut argument = [0; 32];
+        let wrong = self.dice.once_in(4);
+        argument[16 + self.dice.below(16)] = u8::from(wrong);
+        let allowed = match (self.is_admin, wrong) {
+            (false, _) => vec![EPERM],
+            (true, true) => vec![EINVAL],
+            (true, false) => vec![0, EBUSY, EOPNOTSUPP, ENXIO],
+        };
+        let got = sys::ioctl(fd, ioctls::FABRIC, self.memory.put(&argument));
+        self.findings.expect("a fabric link", got, &allowed);
+        let carries = got.is_ok();
+        for _ in 0..4 {
+            self.call_fabric(fd, carries);
+        }
+        self.findings.expect("close", sys::close(fd), &[0]);
+        Ok(())
+    }
+
+    fn call_fabric(&mut self, fd: i32, carries: bool) {
+        let of_link = |errnos: &[i32]| {
+            if carries {
+                errnos.to_vec()
+            } else {
+                vec![EBADFD]
+            }
+        };
+        let name = self.nobody;
+        match self.dice.below(4) {
+            0 => {
+                let room = self.dice.choose(&[0, 7, 8, HEADER_LEN + 8, self.most]);
+                let got = sys::read(fd, self.memory.buffer(room), room);
+                let allowed = of_link(&[0, EAGAIN, EMSGSIZE]);
+                self.findings.expect("a read of the link", got, &allowed);
+            }
+            1 => {
+                // No message of its own comes from another platform.
+                let message = messages::to_self(&mut self.dice, name, 64).1;
+                let got = sys::write(fd, self.memory.put(&message), message.len());
+                let allowed = of_link(&[EACCES]);
+                self.findings.expect("a write to the link", got, &allowed);
+            }
+            2 => {
+                let mut argument = self.dice.bytes(16);
+                argument[8..].fill(0);
+                let (at, allowed) = self.dice.choose(&[(8, EINVAL), (12, EINVAL), (0, 0)]);
+                let allowed = if allowed == 0 {
+                    of_link(&[ENOENT])
+                } else {
+                    argument[at] = 200;
+                    vec![allowed]
+                };
+                let got = sys::ioctl(fd, ioctls::FABRIC_SETTLE, self.memory.put(&argument));
+                self.findings.expect("settling", got, &allowed);
+            }
+            _ => {
+                let argument = [self.dice.bytes(16), vec![0; 16]].concat();
+                let got = sys::ioctl(fd, ioctls::FABRIC_MOVED, self.memory.put(&argument));
+                self.findings
+                    .expect("a guest that moved", got, &of_link(&[ENOENT]));
+            }
+        }
     }
 
     /// What a file of another kind would do.
