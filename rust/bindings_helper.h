@@ -5,4 +5,5 @@
 #include <xen/grant_table.h>
 #include <xen/xenbus.h>
 #include <mgmt.h>
+#include <uapi/mgmt.h>
 #include "helpers.h"

@@ -8,6 +8,7 @@ use crate::{
     pure::policy::{BuiltIn, Verdict},
     report, //
 };
+use core::str;
 use kernel::{
     debugfs::{Dir, File},
     fmt,
@@ -129,13 +130,23 @@ fn show_rules(bridge: &Arc<Bridge>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn show_endpoints(bridge: &Arc<Bridge>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut next = bridge.endpoint_after(None);
     while let Some(endpoint) = next {
-        let Endpoint { app, principal, .. } = &*endpoint;
+        let Endpoint {
+            service, principal, ..
+        } = &*endpoint;
         let queued = endpoint.inbox.used();
-        let (app, owner) = (app.as_str(), principal.owner);
+        let owner = principal.owner;
         let (messages, bytes) = (queued.messages, queued.bytes);
+        f.write_str(service.app.as_str())?;
+        if let Some(serial) = &service.serial {
+            write!(
+                f,
+                "@hw:{}",
+                str::from_utf8(serial.as_bytes()).unwrap_or("?")
+            )?;
+        }
         writeln!(
             f,
-            "{app} account={owner} queued_messages={messages} queued_bytes={bytes}"
+            " account={owner} queued_messages={messages} queued_bytes={bytes}"
         )?;
         next = bridge.endpoint_after(Some(&endpoint));
     }

@@ -6,22 +6,22 @@ use crate::{
     account::Holding,
     bindings,
     chardev::{current_euid, is_nonblocking, Pollable},
-    inbox::{PushError, CAPACITY},
-    mcb::{check_written, Bridge, Endpoint, Fabric, Prepared, Refused, Target},
-    message::{Message, Principal},
+    inbox::CAPACITY,
+    mcb::{Bind, Bridge, Fabric},
+    message::Principal,
     mgmt_back::set_mvm_ip,
     payload::Payload,
     policy::LoadError,
+    port::{check_length, decode, decode_written, Full, Port},
     pure::{account::Owner, large::MAX_PAYLOAD, policy::MAX_TEXT, route::Above},
     report,
-    trace::{is_traced, trace, Point},
-    wire::{AppId, Component, Header, Reason, WireError, APP_ID_LEN, HEADER_LEN}, //
+    trace::{trace, Point},
+    wire::{AppId, Component, Header, Reason, APP_ID_LEN, HEADER_LEN}, //
 };
 use kernel::{
     fs::{File, Kiocb},
     ioctl::{_IOR, _IOW, _IOWR},
     iov::{IovIterDest, IovIterSource},
-    list::ListArc,
     miscdevice::{MiscDevice, MiscDeviceRegistration},
     new_mutex,
     prelude::*,
@@ -36,37 +36,39 @@ pub(crate) struct MgmtFile {
     principal: Principal,
     /// Of the user who opened it.
     account: Holding,
-    endpoint: SetOnce<Arc<Endpoint>>,
+    port: SetOnce<Arc<Port>>,
     /// The link to other platforms, if this file carries that.
     fabric: SetOnce<Arc<Fabric>>,
     /// Taken while binding, so that a file binds once.
     #[pin]
     binding: Mutex<()>,
-    /// Messages that this file had accepted.
-    #[pin]
-    sent: Mutex<u64>,
 }
 
 /// Longest line that an unbound file takes: `bind `, a name, a newline.
 const MAX_LINE: usize = 5 + APP_ID_LEN;
 
 impl MgmtFile {
-    fn endpoint(&self) -> Result<&Arc<Endpoint>> {
-        self.endpoint.as_ref().ok_or(EBADFD)
+    fn port(&self) -> Result<&Arc<Port>> {
+        self.port.as_ref().ok_or(EBADFD)
     }
 
     fn bind(&self, app: AppId, shared: bool) -> Result {
         let _binding = self.binding.lock();
         self.require_unbound()?;
-        let endpoint = self
-            .bridge
-            .bind(app, self.principal, &self.account, shared)?;
-        self.endpoint.populate(endpoint);
+        let bind = Bind {
+            service: app.into(),
+            shared,
+            principal: self.principal,
+            account: &self.account,
+            awaited: None,
+        };
+        let port = Port::new(self.bridge.clone(), bind)?;
+        self.port.populate(port);
         Ok(())
     }
 
     fn require_unbound(&self) -> Result {
-        if self.endpoint.as_ref().is_some() || self.fabric.as_ref().is_some() {
+        if self.port.as_ref().is_some() || self.fabric.as_ref().is_some() {
             return Err(EINVAL);
         }
         Ok(())
@@ -88,74 +90,11 @@ impl MgmtFile {
 
     fn write(&self, iov: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
         let len = iov.len();
-        let endpoint = self.endpoint()?;
-        let (header, payload) = take(iov, check_written)?;
-        let prepared = self.bridge.prepare(endpoint, &header, payload);
-        match prepared.map_err(errno)? {
-            Prepared::To(message, target, answered) => {
-                let done = self.send(endpoint, message, &target, nonblock);
-                if done.is_err() {
-                    self.bridge.unanswer(answered);
-                }
-                done?;
-            }
-            Prepared::Broadcast(copies) => {
-                let mut sent = self.sent.lock();
-                *sent += 1;
-                for (copy, _) in &copies {
-                    copy.set_sequence(*sent);
-                }
-                self.trace(Point::Send, || Header {
-                    sequence: *sent,
-                    ..header
-                });
-                self.bridge.deliver(copies);
-            }
-        }
+        let port = self.port()?;
+        let (header, payload) = take(iov, decode_written)?;
+        let full = if nonblock { Full::Fails } else { Full::Waits };
+        port.send(&header, payload, GFP_KERNEL, full)?;
         Ok(len)
-    }
-
-    /// Hands a message to its receiver, when that has room for it.
-    fn send(
-        &self,
-        from: &Arc<Endpoint>,
-        mut message: ListArc<Message>,
-        to: &Target,
-        nonblock: bool,
-    ) -> Result {
-        let from = Target::Endpoint(from.clone());
-        loop {
-            // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
-            let mut sent = self.sent.lock();
-            message.set_sequence(*sent + 1);
-            self.bridge.await_reply(&from, &message, to)?;
-            // Once it is handed over, it is the receiver's.
-            let header = is_traced(Point::Send).then(|| message.header());
-            let (left, is_gone) = match to.push(message) {
-                Ok(()) => {
-                    *sent += 1;
-                    if let Some(header) = header {
-                        self.trace(Point::Send, || header);
-                    }
-                    return Ok(());
-                }
-                Err(PushError::Full(left)) => (left, false),
-                Err(PushError::Closed(left)) => (left, true),
-            };
-            if !self.bridge.withdraw(&left) {
-                *sent += 1;
-                return Ok(());
-            }
-            drop(sent);
-            if is_gone {
-                return Err(errno(to.gone()));
-            }
-            if nonblock {
-                return Err(EAGAIN);
-            }
-            to.inbox().wait_room(&left)?;
-            message = left;
-        }
     }
 
     /// Has this file carry the link to other platforms.
@@ -171,11 +110,14 @@ impl MgmtFile {
     }
 
     fn read(&self, iov: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
-        let endpoint = self.endpoint()?;
+        let port = self.port()?;
+        let endpoint = port.endpoint();
         let message = if nonblock {
             endpoint.inbox.pop(iov.len())?
         } else {
-            endpoint.inbox.pop_wait(iov.len(), &endpoint.readable)?
+            endpoint
+                .inbox
+                .pop_wait(iov.len(), &endpoint.readable, None)?
         };
         let header = message.header().encode();
         let copied = iov.copy_to_iter(&header) + iov.copy_to_iter(&message.payload);
@@ -183,21 +125,17 @@ impl MgmtFile {
             endpoint.put_back(message);
             return Err(EFAULT);
         }
-        self.trace(Point::Deliver, || message.header());
+        port.trace(Point::Deliver, || message.header());
         Ok(copied)
-    }
-
-    fn trace(&self, point: Point, header: impl FnOnce() -> Header) {
-        trace(point, self.account.owner(), Reason::None, header);
     }
 
     fn info(&self) -> bindings::mgmt_info {
         let summary = self.bridge.summary();
         let mut flags = 0;
         let mut app = [0; APP_ID_LEN];
-        if let Some(endpoint) = self.endpoint.as_ref() {
+        if let Some(port) = self.port.as_ref() {
             flags |= bindings::MGMT_INFO_BOUND;
-            app = *endpoint.app.as_encoded();
+            app = *port.endpoint().service.app.as_encoded();
         }
         if summary.uplink {
             flags |= bindings::MGMT_INFO_UPLINK;
@@ -318,45 +256,21 @@ fn read_fabric(fabric: &Fabric, iov: &mut IovIterDest<'_>) -> Result<usize> {
 /// Takes a whole message, if its header passes.
 fn take(
     iov: &mut IovIterSource<'_>,
-    check: impl FnOnce(&Header) -> Result,
+    decode: impl FnOnce(&[u8; HEADER_LEN]) -> Result<Header>,
 ) -> Result<(Header, Payload)> {
     let length = iov.len().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
     let mut header = [0; HEADER_LEN];
     if iov.copy_from_iter(&mut header) != HEADER_LEN {
         return Err(EFAULT);
     }
-    let header = Header::decode(&header).map_err(|e| match e {
-        WireError::Version => EPROTONOSUPPORT,
-        _ => EINVAL,
-    })?;
-    check(&header)?;
-    if length != header.length as usize {
-        return Err(EINVAL);
-    }
-    if length > MAX_PAYLOAD {
-        return Err(EMSGSIZE);
-    }
+    let header = decode(&header)?;
+    check_length(&header, length)?;
     Ok((header, Payload::from_user(iov, length)?))
-}
-
-/// The errno for a message that was not accepted.
-fn errno(refused: Refused) -> Error {
-    match refused {
-        Refused::Unreachable(Reason::NoEndpoint) => ECONNREFUSED,
-        Refused::Unreachable(Reason::Denied) => EACCES,
-        Refused::Unreachable(_) => EHOSTUNREACH,
-        Refused::NotConnected => ENOTCONN,
-        Refused::Backlog => ENOBUFS,
-        Refused::Failed(e) => e,
-    }
 }
 
 #[pinned_drop]
 impl PinnedDrop for MgmtFile {
     fn drop(self: Pin<&mut Self>) {
-        if let Some(endpoint) = self.endpoint.as_ref() {
-            self.bridge.unbind(endpoint);
-        }
         if let Some(fabric) = self.fabric.as_ref() {
             fabric.leave();
         }
@@ -387,10 +301,9 @@ impl MiscDevice for MgmtFile {
                 principal: bridge.new_principal(&account),
                 account,
                 bridge,
-                endpoint: SetOnce::new(),
+                port: SetOnce::new(),
                 fabric: SetOnce::new(),
                 binding <- new_mutex!((), "mgmt_file_binding"),
-                sent <- new_mutex!(0, "mgmt_file_sent"),
             }),
             GFP_KERNEL,
         )
@@ -408,11 +321,11 @@ impl MiscDevice for MgmtFile {
         let file = kiocb.file();
         if let Some(fabric) = file.fabric.as_ref() {
             let len = iov.len();
-            let (header, payload) = take(iov, |_| Ok(()))?;
+            let (header, payload) = take(iov, decode)?;
             fabric.write(header, payload)?;
             return Ok(len);
         }
-        match file.endpoint() {
+        match file.port() {
             Ok(_) => file.write(iov, is_nonblocking(&kiocb)),
             Err(_) => file.bind_line(iov),
         }
@@ -524,7 +437,8 @@ fn require_admin() -> Result {
 
 impl Pollable for MgmtFile {
     fn poll(this: Pin<&Self>, file: &File, table: PollTable<'_>) -> u32 {
-        let is_readable = if let Some(endpoint) = this.endpoint.as_ref() {
+        let is_readable = if let Some(port) = this.port.as_ref() {
+            let endpoint = port.endpoint();
             table.register_wait(file, &endpoint.readable);
             endpoint.inbox.is_readable()
         } else if let Some(fabric) = this.fabric.as_ref() {

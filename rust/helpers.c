@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/random.h>
 #include <linux/spinlock.h>
@@ -21,6 +22,11 @@ static_assert(offsetof(struct mgmt_header, source) == 64);
 struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh)
 {
 	return alloc_workqueue("%s", bh ? WQ_BH | WQ_PERCPU : WQ_UNBOUND, 0, name);
+}
+
+bool mgmt_helper_may_sleep(gfp_t gfp)
+{
+	return gfpflags_allow_blocking(gfp);
 }
 
 void mgmt_helper_spin_lock_bh(spinlock_t *lock)

@@ -12,6 +12,8 @@ struct xenbus_device;
 
 struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh);
 
+bool mgmt_helper_may_sleep(gfp_t gfp);
+
 void mgmt_helper_spin_lock_bh(spinlock_t *lock);
 bool mgmt_helper_spin_trylock_bh(spinlock_t *lock);
 void mgmt_helper_spin_unlock_bh(spinlock_t *lock);

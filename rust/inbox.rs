@@ -9,7 +9,7 @@ use crate::{
     message::Message,
     pure::quota::{Amount, Division, NoMemory},
     shares::Tree,
-    waiters::{sleep, Stalled},
+    waiters::{deadline, sleep, time_left, Stalled},
     wire::CLASSES, //
 };
 use kernel::{
@@ -230,19 +230,28 @@ impl Inbox {
         self.pop_locked(&mut self.queue.lock(), max)
     }
 
-    /// As [`Inbox::pop`], but waits for a message on `readable`, which whoever pushes notifies.
+    /// As [`Inbox::pop`], but waits for a message on `readable`, which whoever pushes notifies; at
+    /// most so many milliseconds if any number is given.
     ///
     /// `EINTR` (as `ERESTARTSYS`) if a signal came first.
-    pub(crate) fn pop_wait(&self, max: usize, readable: &CondVar) -> Result<ListArc<Message>> {
+    pub(crate) fn pop_wait(
+        &self,
+        max: usize,
+        readable: &CondVar,
+        milliseconds: Option<u32>,
+    ) -> Result<ListArc<Message>> {
+        let end = milliseconds.map(deadline);
         let mut queue = self.queue.lock();
         loop {
             match self.pop_locked(&mut queue, max) {
                 Err(e) if e == EAGAIN => {}
                 other => return other,
             }
-            if readable.wait_interruptible(&mut queue) {
-                return Err(ERESTARTSYS);
+            let left = end.map(time_left);
+            if left == Some(0) {
+                return Err(EAGAIN);
             }
+            sleep(readable, &mut queue, left)?;
         }
     }
 

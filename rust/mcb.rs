@@ -2,11 +2,12 @@
 
 //! The M-channel bridge (MCB, paper §4.1): routes every message by its header.
 //!
-//! It knows endpoints (bound files, later kernel clients) and links (channels to other domains),
+//! It knows endpoints (bound files and kernel clients) and links (channels to other domains),
 //! and nothing else. Routing is `pure::route`; here are the tables and the stamping.
 
 use crate::{
     account::{Accounts, Holding, Taken},
+    awaited::Awaited,
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
     link::{Comeback, Link},
@@ -15,7 +16,7 @@ use crate::{
     policy::{LoadError, Policy},
     pure::{
         account::{Owner, Slot},
-        directory::{Bound, Receiver},
+        directory::{Bound, Receiver, Service},
         route::{Above, Names, Origin, VmName},
         uuid::Uuid, //
     },
@@ -34,14 +35,17 @@ use kernel::{
         Arc, //
     },
     time::{delay::fsleep, Delta},
-    workqueue::{new_delayed_work, DelayedWork}, //
+    workqueue::{new_delayed_work, new_work, DelayedWork, Work}, //
 };
 
+mod calls;
 mod directory;
 mod expiry;
 mod fabric;
 mod replies;
 mod watch;
+
+pub(crate) use calls::Receive;
 
 use directory::Directory;
 use expiry::Expiring;
@@ -57,11 +61,30 @@ const BRIDGE: Principal = Principal {
     owner: Owner::Bridge,
 };
 
+/// What an endpoint binds, and for whom.
+pub(crate) struct Bind<'a> {
+    pub(crate) service: Service,
+    /// Whether others may bind the same name.
+    pub(crate) shared: bool,
+    pub(crate) principal: Principal,
+    pub(crate) account: &'a Holding,
+    /// Where answers go, of a kernel client.
+    pub(crate) awaited: Option<Arc<Awaited>>,
+}
+
 /// Somebody in this domain who has bound an App_ID.
 #[pin_data]
 pub(crate) struct Endpoint {
-    pub(crate) app: AppId,
+    pub(crate) service: Service,
     pub(crate) principal: Principal,
+    /// Takes the answers to the requests of a kernel client.
+    awaited: Option<Arc<Awaited>>,
+    /// Whom messages go to, if they are not read; and whether there is anybody.
+    #[pin]
+    receiver: SpinLockBh<Option<KBox<dyn Receive>>>,
+    is_called: Atomic<bool>,
+    #[pin]
+    calls: Work<Endpoint>,
     #[pin]
     pub(crate) inbox: Inbox,
     /// Notified when a message was queued.
@@ -118,6 +141,9 @@ impl Target {
 
     /// Queues a message and wakes its receiver.
     pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        let Some(message) = self.without_answers(message) else {
+            return Ok(());
+        };
         let has_deadline = message.has_deadline();
         self.inbox().push(message)?;
         self.pushed(has_deadline);
@@ -126,6 +152,9 @@ impl Target {
 
     /// As [`Target::push`], whatever the sender's share.
     pub(crate) fn push_returned(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        let Some(message) = self.without_answers(message) else {
+            return Ok(());
+        };
         let has_deadline = message.has_deadline();
         self.inbox().push_returned(message)?;
         self.pushed(has_deadline);
@@ -135,6 +164,17 @@ impl Target {
     fn trace_route(&self, message: &Message) {
         let owner = self.inbox().account().owner();
         trace(Point::Route, owner, Reason::None, || message.header());
+    }
+
+    /// Gives a message to the task that waits for it, if there is one; else returns it.
+    fn without_answers(&self, message: ListArc<Message>) -> Option<ListArc<Message>> {
+        match self {
+            Self::Endpoint(endpoint) => match &endpoint.awaited {
+                Some(awaited) => awaited.take_answer(message).err(),
+                None => Some(message),
+            },
+            Self::Link(_) | Self::Fabric(_) => Some(message),
+        }
     }
 
     /// Why a message that this receiver did not take any more is refused.
@@ -151,7 +191,7 @@ impl Target {
             self.expire_later();
         }
         match self {
-            Self::Endpoint(endpoint) => endpoint.readable.notify_all(),
+            Self::Endpoint(endpoint) => endpoint.notify(),
             Self::Link(link) => Link::kick(link),
             Self::Fabric(fabric) => fabric.readable.notify_all(),
         }
@@ -375,18 +415,27 @@ impl Bridge {
     }
 
     /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it;
-    /// `ENOSPC` if the account has as many as it may.
-    pub(crate) fn bind(
-        self: &Arc<Self>,
-        app: AppId,
-        principal: Principal,
-        account: &Holding,
-        shared: bool,
-    ) -> Result<Arc<Endpoint>> {
+    /// `ENOSPC` if the account has as many as it may;
+    /// `EOPNOTSUPP` for hardware in a domain that is no platform's management VM.
+    pub(crate) fn bind(self: &Arc<Self>, bind: Bind<'_>) -> Result<Arc<Endpoint>> {
+        let Bind {
+            service,
+            shared,
+            principal,
+            account,
+            awaited,
+        } = bind;
+        if service.serial.is_some() && self.names().above != Above::Nobody {
+            return Err(EOPNOTSUPP);
+        }
         let endpoint = Arc::pin_init(
             try_pin_init!(Endpoint {
-                app,
+                service,
                 principal,
+                awaited,
+                receiver <- new_spinlock_bh!(None, "mgmt_receiver"),
+                is_called: Atomic::new(false),
+                calls <- new_work!("mgmt_endpoint_calls"),
                 inbox <- Inbox::new(account),
                 _slot: account.take(Slot::Endpoints, 1)?,
                 readable: PollCondVarBox::new(c"mgmt_endpoint", kernel::static_lock_class!())?,
@@ -401,14 +450,14 @@ impl Bridge {
             endpoint: endpoint.clone(),
             shared,
         };
-        let entry = RBTreeNode::new((app, principal.id), bound, GFP_KERNEL)?;
+        let entry = RBTreeNode::new((service, principal.id), bound, GFP_KERNEL)?;
         let mut table = self.table.lock();
-        if !table.directory.may_bind(app, shared) {
+        if !table.directory.may_bind(service, shared) {
             return Err(EADDRINUSE);
         }
         let mut notices = Notices::default();
-        if table.directory.first(app).is_none() {
-            table.tell_local(app, Event::Up, &mut notices);
+        if table.directory.first(service).is_none() {
+            table.tell_local(service, Event::Up, &mut notices);
         }
         table.directory.bind(entry);
         drop(table);
@@ -418,15 +467,15 @@ impl Bridge {
 
     /// Frees the App_ID; what the endpoint had not read goes back to its senders.
     pub(crate) fn unbind(&self, endpoint: &Endpoint) {
-        let key = (endpoint.app, endpoint.principal.id);
+        let key = (endpoint.service, endpoint.principal.id);
         let mut notices = Notices::default();
         let mut table = self.table.lock();
         let entry = table.directory.unbind(&key);
         if endpoint.has_asked.load(Relaxed) {
             table.end_watches_of(endpoint.principal, &mut notices);
         }
-        if table.directory.first(endpoint.app).is_none() {
-            table.tell_local(endpoint.app, Event::Down, &mut notices);
+        if table.directory.first(endpoint.service).is_none() {
+            table.tell_local(endpoint.service, Event::Down, &mut notices);
         }
         drop(table);
         drop(entry);
@@ -546,14 +595,19 @@ impl Bridge {
         from: &Arc<Endpoint>,
         header: &Header,
         payload: Payload,
+        gfp: AllocFlags,
     ) -> Result<Prepared, Refused> {
         if from.inbox.is_over_capacity() {
             return Err(Refused::Backlog);
         }
+        let component = match from.service.serial {
+            Some(serial) => Component::Hardware(serial),
+            None => self.names().own().into(),
+        };
         let mut header = Header {
             hops: 0,
             epoch: 0,
-            source: Address::new(self.names().own().into(), from.app),
+            source: Address::new(component, from.service.app),
             ..*header
         };
         let back = Target::Endpoint(from.clone());
@@ -568,20 +622,13 @@ impl Bridge {
         }
         if header.flags.contains(Flags::BROADCAST) {
             return self
-                .distribute(
-                    Origin::Local,
-                    &header,
-                    &payload,
-                    from.principal,
-                    &back,
-                    GFP_KERNEL,
-                )
+                .distribute(Origin::Local, &header, &payload, from.principal, &back, gfp)
                 .map(Prepared::Broadcast);
         }
         let (mut target, component) = self.find(Origin::Local, &header)?;
         header.destination.component = component;
         let message =
-            Message::new(header, payload, from.principal, GFP_KERNEL).map_err(Refused::Failed)?;
+            Message::new(header, payload, from.principal, gfp).map_err(Refused::Failed)?;
         self.number_request(&message);
         let answered = self.answer(from.principal, &header, &mut target);
         target.trace_route(&message);
@@ -798,8 +845,8 @@ impl Bridge {
     /// The endpoint behind this one in the directory, or the first.
     pub(crate) fn endpoint_after(&self, last: Option<&Endpoint>) -> Option<Arc<Endpoint>> {
         let from = match last {
-            None => (AppId::FIRST, 0),
-            Some(last) => (last.app, last.principal.id + 1),
+            None => (AppId::FIRST.into(), 0),
+            Some(last) => (last.service, last.principal.id + 1),
         };
         self.table.lock().directory.endpoint_from(&from)
     }

@@ -4,6 +4,9 @@
 //!
 //! ```text
 //!   dev          /dev/mgmt: brokers and agents in userspace
+//!   kapi, client    other modules: agents in the kernel
+//!    |
+//!   port         an endpoint as its owner has it
 //!    |
 //!   mcb          the bridge: routes by header, stamps the source
 //!    |- inbox    bounded queues, shared fairly among senders
@@ -20,7 +23,7 @@
 //!   xen          safe abstractions of xenbus, grants, event channels
 //! ```
 //!
-//! Unsafe code is in `xen`, `bh`, `chardev`, `queue`, `trace`, `bindings`, and the lock below; nowhere else.
+//! Unsafe code is in `xen`, `bh`, `chardev`, `kapi`, `queue`, `trace`, `bindings`, and the lock below; nowhere else.
 
 use kernel::{
     prelude::*,
@@ -28,13 +31,16 @@ use kernel::{
 };
 
 mod account;
+mod awaited;
 mod bh;
 mod bindings;
 mod channel;
 mod chardev;
+mod client;
 mod debug;
 mod dev;
 mod inbox;
+mod kapi;
 mod large;
 mod link;
 mod mcb;
@@ -43,6 +49,7 @@ mod mgmt_back;
 mod mgmt_front;
 mod payload;
 mod policy;
+mod port;
 #[allow(unreachable_pub)]
 #[path = "pure/mod.rs"]
 mod pure;

@@ -44,6 +44,23 @@ impl Payload {
         }
     }
 
+    /// Copies a payload of a client in the kernel.
+    ///
+    /// `EMSGSIZE` for one that takes pages, where `flags` do not allow to sleep.
+    pub(crate) fn copied(payload: &[u8], flags: Flags) -> Result<Self> {
+        if payload.len() <= MAX_INLINE {
+            let mut bytes = KVVec::new();
+            bytes.extend_from_slice(payload, flags)?;
+            return Ok(Self::Small(bytes));
+        }
+        if !flags.contains(GFP_KERNEL) {
+            return Err(EMSGSIZE);
+        }
+        let mut pages = PageBuffer::zeroed(payload.len(), flags)?;
+        pages.copy_from_slice(payload);
+        Ok(Self::Large(Arc::new(pages, flags)?))
+    }
+
     /// The same payload, for one more message.
     pub(crate) fn try_clone(&self, flags: Flags) -> Result<Self, AllocError> {
         match self {

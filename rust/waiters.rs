@@ -7,7 +7,7 @@ use kernel::{
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
     sync::{Arc, CondVar, CondVarTimeoutResult},
-    time::msecs_to_jiffies, //
+    time::{msecs_to_jiffies, Delta, Instant, Monotonic}, //
 };
 
 /// Sleeps until it is notified, or so many milliseconds have passed. The guarded data may have
@@ -30,6 +30,17 @@ pub(crate) fn sleep<T: ?Sized>(
         return Err(ERESTARTSYS);
     }
     Ok(())
+}
+
+/// When so many milliseconds will have passed.
+pub(crate) fn deadline(milliseconds: u32) -> Instant<Monotonic> {
+    Instant::now() + Delta::from_millis(milliseconds.into())
+}
+
+/// Milliseconds until then.
+pub(crate) fn time_left(end: Instant<Monotonic>) -> u32 {
+    let left = (end - Instant::now()).as_millis_ceil();
+    u32::try_from(left.max(0)).unwrap_or(u32::MAX)
 }
 
 /// Links that stopped since there was no room for what they bring.

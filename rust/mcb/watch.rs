@@ -13,6 +13,7 @@ use crate::{
     payload::Payload,
     pure::{
         account::Slot,
+        directory::Service,
         policy::Verdict,
         route::{is_same_vm, route, Above, Origin, Route, VmName}, //
     },
@@ -147,12 +148,62 @@ impl Table {
         })
     }
 
+    /// The name of this domain, or of hardware that it serves, in what it tells this asker.
+    fn told_as(&self, service: Service, watch: &Watch) -> Option<Component> {
+        let names = &self.directory.names;
+        let (way, component) = self.directory.route(watch.origin, &watch.component);
+        let Some(serial) = service.serial else {
+            return names.local(way, component);
+        };
+        let name = Component::Hardware(serial);
+        let is_told = match way {
+            Route::Hardware(wanted) => wanted == serial,
+            Route::LocalAndGuests => {
+                self.may_watch(service.app, watch, Route::Hardware(serial), name)
+            }
+            _ => false,
+        };
+        is_told.then_some(name)
+    }
+
     /// Tells the askers that an App_ID of this domain came or went.
-    pub(super) fn tell_local(&self, app: AppId, event: Event, notices: &mut Notices) {
+    pub(super) fn tell_local(&self, service: Service, event: Event, notices: &mut Notices) {
+        let app = service.app;
         for (_, watch) in self.watches_for(app) {
-            let (way, component) = self.directory.route(watch.origin, &watch.component);
-            if let Some(own) = self.directory.names.local(way, component) {
+            if let Some(own) = self.told_as(service, watch) {
                 notices.add(watch.notice(own, app, event));
+            }
+        }
+    }
+
+    /// Tells an asker at once what is known here.
+    fn tell_at_once(&self, app: AppId, watch: &Watch, way: Route, notices: &mut Notices) {
+        let mut tell = |service| match self.told_as(service, watch) {
+            Some(own) if self.directory.first(service).is_some() => {
+                notices.add(watch.notice(own, app, Event::Up));
+            }
+            // Who asked about everybody does not hear of those who are not there.
+            Some(own) if matches!(way, Route::Local | Route::Hardware(_)) => {
+                notices.add(watch.notice(own, app, Event::Down));
+            }
+            _ => {}
+        };
+        if let Route::Hardware(serial) = way {
+            tell(Service {
+                serial: Some(serial),
+                app,
+            });
+            return;
+        }
+        tell(app.into());
+        let mut last = None;
+        for (serial, ..) in self.directory.hardware(app) {
+            // Several may share the name.
+            if last.replace(serial) != Some(serial) {
+                tell(Service {
+                    serial: Some(serial),
+                    app,
+                });
             }
         }
     }
@@ -173,12 +224,8 @@ impl Table {
         let asks = event == Event::Watch;
         let pass = |to, component| watch.passed(to, component, app, event);
         let link = |link: &Arc<Link>| Target::Link(link.clone());
-        if let Some(own) = self.directory.names.local(way, component).filter(|_| asks) {
-            if self.directory.first(app).is_some() {
-                notices.add(watch.notice(own, app, Event::Up));
-            } else if way == Route::Local {
-                notices.add(watch.notice(own, app, Event::Down));
-            }
+        if asks {
+            self.tell_at_once(app, watch, way, notices);
         }
         let one = match way {
             Route::Guest(id) => Some(self.directory.guest(id).map(link)),

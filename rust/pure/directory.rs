@@ -12,7 +12,7 @@ use super::{
     route::{route, Above, Names, Origin, Route, VmName},
     uuid::Uuid, //
 };
-use crate::wire::{Address, AppId, Component, Header, Kind, Reason};
+use crate::wire::{Address, AppId, Component, Header, Kind, Reason, Serial};
 
 /// An ordered map. Who uses it allocates and frees its entries, where no lock is held.
 pub trait Map<K: Copy + Ord, V: Clone>: Default {
@@ -86,8 +86,25 @@ pub enum NoReceiver {
     NotConnected,
 }
 
+/// What an endpoint has bound: an App_ID of this domain, or of a hardware component that this domain
+/// serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Service {
+    /// The hardware component; none: this domain.
+    pub serial: Option<Serial>,
+    /// Its management application.
+    pub app: AppId,
+}
+
+impl From<AppId> for Service {
+    /// The application of this domain.
+    fn from(app: AppId) -> Self {
+        Self { serial: None, app }
+    }
+}
+
 /// By name, and then by age: a number that is larger for who came later.
-pub type EndpointKey = (AppId, u64);
+pub type EndpointKey = (Service, u64);
 
 /// An endpoint and how it has bound its App_ID.
 #[derive(Clone, Copy)]
@@ -155,9 +172,9 @@ impl<P: Parts> Directory<P> {
     }
 
     /// Whether an App_ID may be bound.
-    pub fn may_bind(&self, app: AppId, shared: bool) -> bool {
-        let first = self.endpoints.lower_bound(&(app, 0));
-        first.is_none_or(|((name, _), first)| name != app || shared && first.shared)
+    pub fn may_bind(&self, service: Service, shared: bool) -> bool {
+        let first = self.endpoints.lower_bound(&(service, 0));
+        first.is_none_or(|((bound, _), first)| bound != service || shared && first.shared)
     }
 
     /// Adds an endpoint that [`Directory::may_bind`].
@@ -180,19 +197,50 @@ impl<P: Parts> Directory<P> {
         Some(bound.endpoint)
     }
 
-    /// Every endpoint that has bound an App_ID, the oldest first.
-    fn bound(&self, app: AppId) -> impl Iterator<Item = (u64, P::Endpoint)> + '_ {
-        let mut from = Some(0);
+    /// Every endpoint from this key on, in their order.
+    fn endpoints_from(
+        &self,
+        key: EndpointKey,
+    ) -> impl Iterator<Item = (EndpointKey, P::Endpoint)> + '_ {
+        let mut from = Some(key);
         core::iter::from_fn(move || {
-            let ((name, number), bound) = self.endpoints.lower_bound(&(app, from?))?;
-            from = number.checked_add(1);
-            (name == app).then_some((number, bound.endpoint))
+            let (key, bound) = self.endpoints.lower_bound(&from?)?;
+            from = key.1.checked_add(1).map(|number| (key.0, number));
+            Some((key, bound.endpoint))
         })
     }
 
+    /// Every endpoint that has bound an App_ID, the oldest first.
+    fn bound(&self, service: Service) -> impl Iterator<Item = (u64, P::Endpoint)> + '_ {
+        self.endpoints_from((service, 0))
+            .take_while(move |((bound, _), _)| *bound == service)
+            .map(|((_, number), endpoint)| (number, endpoint))
+    }
+
     /// The endpoint that gets what is sent to one that has bound an App_ID: the oldest.
-    pub fn first(&self, app: AppId) -> Option<P::Endpoint> {
-        self.bound(app).next().map(|(_, endpoint)| endpoint)
+    pub fn first(&self, service: Service) -> Option<P::Endpoint> {
+        self.bound(service).next().map(|(_, endpoint)| endpoint)
+    }
+
+    /// Every endpoint that serves this App_ID of hardware, with the serial number and its own number.
+    pub fn hardware(&self, app: AppId) -> impl Iterator<Item = (Serial, u64, P::Endpoint)> + '_ {
+        let first = Service {
+            serial: Some(Serial::FIRST),
+            app: AppId::FIRST,
+        };
+        self.endpoints_from((first, 0))
+            .filter(move |((service, _), _)| service.app == app)
+            .filter_map(|((service, number), endpoint)| Some((service.serial?, number, endpoint)))
+    }
+
+    /// Whether anybody serves this hardware.
+    fn is_served(&self, serial: Serial) -> bool {
+        let first = Service {
+            serial: Some(serial),
+            app: AppId::FIRST,
+        };
+        let next = self.endpoints.lower_bound(&(first, 0));
+        next.is_some_and(|((service, _), _)| service.serial == Some(serial))
     }
 
     /// The link that messages from there come in by.
@@ -327,7 +375,7 @@ impl<P: Parts> Directory<P> {
             let receiver = match self.judge(rules, origin, way, header, component) {
                 Verdict::Allow => receiver,
                 Verdict::Deny => return Ok(()),
-                Verdict::Through(broker) => match self.first(broker) {
+                Verdict::Through(broker) => match self.first(broker.into()) {
                     Some(broker) => Receiver::Endpoint(broker),
                     None => return Ok(()),
                 },
@@ -336,12 +384,31 @@ impl<P: Parts> Directory<P> {
         };
         let app = header.destination.app;
         if let (Some(component), Some(app)) = (self.names.local(way, component), app) {
-            for (_, endpoint) in self.bound(app).filter(|(number, _)| *number != sender) {
+            for (_, endpoint) in self
+                .bound(app.into())
+                .filter(|(number, _)| *number != sender)
+            {
                 add(Route::Local, Receiver::Endpoint(endpoint), component)?;
             }
         }
+        let of_hardware = app.into_iter().flat_map(|app| self.hardware(app));
+        for (serial, number, endpoint) in of_hardware {
+            let reached = match way {
+                Route::LocalAndGuests => number != sender,
+                Route::Hardware(wanted) => number != sender && serial == wanted,
+                _ => false,
+            };
+            if reached {
+                let receiver = Receiver::Endpoint(endpoint);
+                add(
+                    Route::Hardware(serial),
+                    receiver,
+                    Component::Hardware(serial),
+                )?;
+            }
+        }
         match way {
-            Route::Local => {}
+            Route::Local | Route::Hardware(_) => {}
             Route::Guest(_) | Route::Uplink | Route::Fabric => {
                 add(way, self.locate(way, app)?, component)?;
             }
@@ -368,10 +435,12 @@ impl<P: Parts> Directory<P> {
         header: &Header,
         component: Component,
     ) -> Verdict {
+        let is_hardware = matches!(header.source.component, Component::Hardware(_));
         let asked = match origin {
             Origin::Guest(_) | Origin::Fabric => true,
             Origin::Local => {
-                matches!(way, Route::Guest(_))
+                is_hardware
+                    || matches!(way, Route::Guest(_))
                     || self.names.above == Above::Nobody && !matches!(way, Route::Local)
             }
             Origin::Uplink => false,
@@ -382,7 +451,7 @@ impl<P: Parts> Directory<P> {
         }
         let mvm = self.names.mvm;
         let source = match origin {
-            Origin::Local => Address {
+            Origin::Local if !is_hardware => Address {
                 component: mvm.into(),
                 ..header.source
             },
@@ -412,9 +481,22 @@ impl<P: Parts> Directory<P> {
     fn locate(&self, way: Route, app: Option<AppId>) -> Result<ReceiverOf<P>, NoReceiver> {
         match way {
             Route::Local => {
-                let endpoint = app.and_then(|app| self.first(app));
+                let endpoint = app.and_then(|app| self.first(app.into()));
                 let endpoint = endpoint.ok_or(NoReceiver::Unreachable(Reason::NoEndpoint))?;
                 Ok(Receiver::Endpoint(endpoint))
+            }
+            Route::Hardware(serial) => {
+                let service = app.map(|app| Service {
+                    serial: Some(serial),
+                    app,
+                });
+                match service.and_then(|service| self.first(service)) {
+                    Some(endpoint) => Ok(Receiver::Endpoint(endpoint)),
+                    None if self.is_served(serial) => {
+                        Err(NoReceiver::Unreachable(Reason::NoEndpoint))
+                    }
+                    None => Err(NoReceiver::Unreachable(Reason::NoComponent)),
+                }
             }
             Route::Guest(id) => {
                 let link = self.guest(id);

@@ -3,7 +3,7 @@
 //! Where a message goes, by its destination component alone.
 
 use super::uuid::Uuid;
-use crate::wire::{Address, Component, Reason};
+use crate::wire::{Address, Component, Reason, Serial};
 
 /// ⟨MVM_IP, VM_ID⟩ of one VM (paper §3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,8 @@ pub enum Route {
     LocalAndUplink,
     /// Here, and to every guest but the one that it came from.
     LocalAndGuests,
+    /// To an endpoint of this domain that serves the hardware with this serial number.
+    Hardware(Serial),
     /// Nowhere.
     Unreachable(Reason),
 }
@@ -149,6 +151,10 @@ pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, 
         }
         (Component::Platform, _) => (Route::LocalAndGuests, *destination),
         (Component::Vm { mvm_ip, vm_id }, _) => to_vm(names, origin, VmName { mvm_ip, vm_id }),
+        // Hardware is the management VM's.
+        (Component::Hardware(serial), _) if names.above == Above::Nobody => {
+            (Route::Hardware(serial), *destination)
+        }
         // Other names are the management VM's to resolve.
         (Component::Stable(_) | Component::Hardware(_), _) => match names.above {
             Above::Nobody => (Route::Fabric, *destination),

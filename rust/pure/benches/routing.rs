@@ -116,7 +116,7 @@ impl Case {
                 endpoint: number,
                 shared: false,
             };
-            directory.bind(((app(number), number as u64), bound));
+            directory.bind(((app(number).into(), number as u64), bound));
         }
         for vm_id in 1..=guests {
             directory.add_guest((vm_id as u32, vm_id));

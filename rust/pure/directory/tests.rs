@@ -47,12 +47,16 @@ fn guest(vm_id: u32) -> Component {
     NAMES.guest(vm_id)
 }
 
-fn entry(app: AppId, number: u64, shared: bool) -> (EndpointKey, Bound<u64>) {
+fn serial(number: u64) -> Serial {
+    Serial::new(format!("S{number}").as_bytes()).unwrap()
+}
+
+fn entry(service: impl Into<Service>, number: u64, shared: bool) -> (EndpointKey, Bound<u64>) {
     let bound = Bound {
         endpoint: number,
         shared,
     };
-    ((app, number), bound)
+    ((service.into(), number), bound)
 }
 
 fn to(app: AppId, component: Component) -> Header {
@@ -122,6 +126,39 @@ fn rules_are_asked_about_guests_and_with_resolved_names() {
         assert_eq!(denied, asked.is_some(), "{origin:?} {component:?}");
         let expected: Vec<Asked> = asked.iter().map(|&(a, b)| (a, b, Kind::Data)).collect();
         assert_eq!(*rules.1.borrow(), expected, "{origin:?} {component:?}");
+    }
+}
+
+#[test]
+fn rules_are_asked_about_hardware_whoever_serves_it() {
+    let mut directory = small();
+    let hardware = Component::Hardware(serial(1));
+    let service = Service {
+        serial: Some(serial(1)),
+        app: app(2),
+    };
+    directory.bind(entry(service, 8, false));
+    let cases = [
+        (Origin::Local, MVM.into(), hardware, app(2)),
+        (Origin::Local, hardware, MVM.into(), app(1)),
+        (Origin::Local, hardware, guest(3), app(1)),
+        (Origin::Guest(3), guest(3), hardware, app(2)),
+    ];
+    for (origin, source, destination, whom) in cases {
+        let rules = Always::new(Verdict::Allow);
+        let header = Header {
+            source: Address::new(source, app(9)),
+            ..to(whom, destination)
+        };
+        assert!(
+            directory.find(&rules, origin, &header).is_ok(),
+            "{header:?}"
+        );
+        assert_eq!(
+            *rules.1.borrow(),
+            [(source, destination, Kind::Data)],
+            "{header:?}"
+        );
     }
 }
 

@@ -42,8 +42,12 @@ fn vm(mvm_ip: [u8; 16], vm_id: u32) -> Component {
     Component::Vm { mvm_ip, vm_id }
 }
 
+fn serial() -> Serial {
+    Serial::new(b"CZ342").unwrap()
+}
+
 fn hardware() -> Component {
-    Component::Hardware(Serial::new(b"CZ342").unwrap())
+    Component::Hardware(serial())
 }
 
 fn names(above: Above) -> Names {
@@ -141,7 +145,8 @@ fn the_platforms_management_vm_knows_its_guests_and_nobody_else() {
     let table = || {
         Table(vec![])
             .kept(&[Component::Unspecified], UNREACHABLE)
-            .kept(&[STABLE, hardware()], Route::Fabric)
+            .kept(&[STABLE], Route::Fabric)
+            .kept(&[hardware()], Route::Hardware(serial()))
             .named(&[Component::Mvm], Route::Local, own)
             .kept(&[Component::Platform], Route::LocalAndGuests)
             .named(&[vm(NONE, MVM_ID), vm(OURS, MVM_ID)], Route::Local, own)
@@ -461,7 +466,7 @@ proptest! {
                 prop_assert!(!matches!(name, Component::SelfDomain | Component::Mvm));
             }
             Route::Uplink => prop_assert_ne!(name, Component::SelfDomain),
-            Route::Unreachable(_) => prop_assert_eq!(name, to),
+            Route::Hardware(_) | Route::Unreachable(_) => prop_assert_eq!(name, to),
             Route::Fabric => {
                 prop_assert!(!matches!(name, Component::SelfDomain | Component::Mvm));
             }

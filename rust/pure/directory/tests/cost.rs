@@ -123,12 +123,12 @@ fn binding_an_app_id_that_many_share_does_not_look_at_them_all() {
     let mut directory = directory(0, 0);
     let n = 10_000;
     for number in 0..n {
-        let cost = compared(|| assert!(directory.may_bind(app(1), true)));
+        let cost = compared(|| assert!(directory.may_bind(app(1).into(), true)));
         assert!(cost <= most(n), "{number} share it: {cost}");
         let (key, bound) = entry(app(1), number, true);
         directory.bind((Counted(key), bound));
     }
-    let cost = compared(|| assert!(!directory.may_bind(app(1), false)));
+    let cost = compared(|| assert!(!directory.may_bind(app(1).into(), false)));
     assert!(cost <= most(n), "{cost}");
 }
 

@@ -10,7 +10,7 @@ type Found = Receiver<u64, u32, ()>;
 /// Something comes or goes, or a message is sent.
 #[derive(Clone, Debug)]
 enum Step {
-    Bind(u64, bool),
+    Bind(Service, bool),
     Unbind(usize),
     AddGuest(u32),
     RemoveGuest(u32),
@@ -36,13 +36,14 @@ fn component() -> impl Strategy<Value = Component> {
         (0u32..6).prop_map(guest),
         Just(Component::Stable([200; 16])),
         (0u32..6).prop_map(|vm_id| Component::Vm { mvm_ip: [9; 16], vm_id }),
+        (0u64..3).prop_map(|number| Component::Hardware(serial(number))),
     ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let send = (origin(), component(), 0u64..4);
     prop_oneof![
-        (0u64..4, any::<bool>()).prop_map(|(app, shared)| Step::Bind(app, shared)),
+        (service(), any::<bool>()).prop_map(|(service, shared)| Step::Bind(service, shared)),
         (0usize..1000).prop_map(Step::Unbind),
         (1u32..6).prop_map(Step::AddGuest),
         (1u32..6).prop_map(Step::RemoveGuest),
@@ -52,8 +53,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An endpoint: its App_ID, its number, and whether it shares the App_ID.
-type Listed = (u64, u64, bool);
+fn service() -> impl Strategy<Value = Service> {
+    (prop::option::of(0u64..2), 0u64..4).prop_map(|(number, name)| Service {
+        serial: number.map(serial),
+        app: app(name),
+    })
+}
+
+/// An endpoint: its service, its number, and whether it shares the service.
+type Listed = (Service, u64, bool);
 
 /// Everybody who is there, in the order in which they came.
 #[derive(Default)]
@@ -65,17 +73,39 @@ struct Lists {
 }
 
 impl Lists {
-    fn bound(&self, app: u64) -> impl Iterator<Item = &Listed> {
-        self.endpoints.iter().filter(move |other| other.0 == app)
+    fn bound(&self, service: Service) -> impl Iterator<Item = &Listed> {
+        self.endpoints
+            .iter()
+            .filter(move |other| other.0 == service)
+    }
+
+    /// Those of hardware, in the order of their names.
+    fn hardware(&self, app: AppId) -> Vec<Listed> {
+        let of_app = |other: &&Listed| other.0.serial.is_some() && other.0.app == app;
+        let mut found: Vec<_> = self.endpoints.iter().filter(of_app).copied().collect();
+        found.sort_unstable();
+        found
     }
 
     /// Who gets a message to one.
-    fn one(&self, way: Route, app: u64) -> Result<Found, NoReceiver> {
+    fn one(&self, way: Route, app: AppId) -> Result<Found, NoReceiver> {
         match way {
-            Route::Local => match self.bound(app).next() {
+            Route::Local => match self.bound(app.into()).next() {
                 Some(first) => Ok(Receiver::Endpoint(first.1)),
                 None => Err(NoReceiver::Unreachable(Reason::NoEndpoint)),
             },
+            Route::Hardware(serial) => {
+                let found = self.hardware(app).into_iter();
+                let mut found = found.filter(|other| other.0.serial == Some(serial));
+                let is_there = |other: &Listed| other.0.serial == Some(serial);
+                match found.next() {
+                    Some(first) => Ok(Receiver::Endpoint(first.1)),
+                    None if self.endpoints.iter().any(is_there) => {
+                        Err(NoReceiver::Unreachable(Reason::NoEndpoint))
+                    }
+                    None => Err(NoReceiver::Unreachable(Reason::NoComponent)),
+                }
+            }
             Route::Guest(id) if self.guests.contains(&id) => Ok(Receiver::Link(id)),
             Route::Uplink if self.uplink => Ok(Receiver::Link(UPLINK)),
             Route::Uplink => Err(NoReceiver::NotConnected),
@@ -86,13 +116,22 @@ impl Lists {
     }
 
     /// Who gets a broadcast of somebody who is not in the list.
-    fn all(&self, way: Route, origin: Origin, app: u64) -> Result<Vec<Found>, NoReceiver> {
-        let here = self.bound(app).map(|bound| Receiver::Endpoint(bound.1));
+    fn all(&self, way: Route, origin: Origin, app: AppId) -> Result<Vec<Found>, NoReceiver> {
+        let here = self
+            .bound(app.into())
+            .map(|bound| Receiver::Endpoint(bound.1));
         let mut all: Vec<_> = here.collect();
         match way {
             Route::Local => {}
             Route::LocalAndUplink => all.push(self.one(Route::Uplink, app)?),
+            Route::Hardware(serial) => {
+                let found = self.hardware(app).into_iter();
+                let found = found.filter(|other| other.0.serial == Some(serial));
+                all = found.map(|other| Receiver::Endpoint(other.1)).collect();
+            }
             Route::LocalAndGuests => {
+                let hardware = self.hardware(app).into_iter();
+                all.extend(hardware.map(|other| Receiver::Endpoint(other.1)));
                 let mut guests = self.guests.clone();
                 guests.sort_unstable();
                 guests.retain(|&id| origin != Origin::Guest(id));
@@ -111,12 +150,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn bind(&mut self, name: u64, number: u64, shared: bool) {
-        let may = self.lists.bound(name).all(|other| shared && other.2);
-        assert_eq!(self.directory.may_bind(app(name), shared), may);
+    fn bind(&mut self, service: Service, number: u64, shared: bool) {
+        let may = self.lists.bound(service).all(|other| shared && other.2);
+        assert_eq!(self.directory.may_bind(service, shared), may);
         if may {
-            self.directory.bind(entry(app(name), number, shared));
-            self.lists.endpoints.push((name, number, shared));
+            self.directory.bind(entry(service, number, shared));
+            self.lists.endpoints.push((service, number, shared));
         }
     }
 
@@ -125,9 +164,9 @@ impl Pair {
             return;
         }
         let at = at % self.lists.endpoints.len();
-        let (name, number, _) = self.lists.endpoints.remove(at);
-        assert!(self.directory.unbind(&(app(name), number)).is_some());
-        assert!(self.directory.unbind(&(app(name), number)).is_none());
+        let (service, number, _) = self.lists.endpoints.remove(at);
+        assert!(self.directory.unbind(&(service, number)).is_some());
+        assert!(self.directory.unbind(&(service, number)).is_none());
     }
 
     fn add_guest(&mut self, id: u32) {
@@ -154,12 +193,12 @@ impl Pair {
         self.lists.uplink = up;
     }
 
-    fn send(&self, origin: Origin, component: Component, name: u64) {
+    fn send(&self, origin: Origin, component: Component, app: AppId) {
         let rules = Always::new(Verdict::Allow);
-        let header = to(app(name), component);
+        let header = to(app, component);
         let (way, called) = route(&self.directory.names, origin, &component);
 
-        let one = self.lists.one(way, name).map(|found| (found, called));
+        let one = self.lists.one(way, app).map(|found| (found, called));
         assert_eq!(self.directory.find(&rules, origin, &header), one);
         assert_eq!(self.directory.find_asker(origin, &header), one);
 
@@ -171,7 +210,7 @@ impl Pair {
         let result = self
             .directory
             .find_all(&rules, origin, &header, u64::MAX, add);
-        assert_eq!(result.map(|()| found), self.lists.all(way, origin, name));
+        assert_eq!(result.map(|()| found), self.lists.all(way, origin, app));
     }
 }
 
@@ -189,7 +228,7 @@ proptest! {
         };
         for (number, step) in (1..).zip(steps) {
             match step {
-                Step::Bind(app, shared) => pair.bind(app, number, shared),
+                Step::Bind(service, shared) => pair.bind(service, number, shared),
                 Step::Unbind(at) => pair.unbind(at),
                 Step::AddGuest(id) => pair.add_guest(id),
                 Step::RemoveGuest(id) => pair.remove_guest(id),
@@ -198,7 +237,7 @@ proptest! {
                     pair.directory.fabric = there.then_some(());
                     pair.lists.fabric = there;
                 }
-                Step::Send(origin, component, app) => pair.send(origin, component, app),
+                Step::Send(origin, component, name) => pair.send(origin, component, app(name)),
             }
             let Pair { directory, lists } = &pair;
             prop_assert_eq!(directory.endpoint_count() as usize, lists.endpoints.len());

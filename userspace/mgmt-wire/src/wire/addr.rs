@@ -89,6 +89,13 @@ pub struct Serial {
 }
 
 impl Serial {
+    /// The first in their order.
+    pub const FIRST: Self = {
+        let mut bytes = [0; COMPONENT_BODY_LEN];
+        bytes[0] = b'!';
+        Self { bytes, len: 1 }
+    };
+
     /// Makes a serial number of `bytes`.
     pub fn new(bytes: &[u8]) -> Result<Self, WireError> {
         if bytes.is_empty()

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An endpoint as its owner has it, an open file or a kernel client: it numbers what is sent.
+
+use crate::{
+    bh::{new_spinlock_bh, SpinLockBh},
+    inbox::PushError,
+    mcb::{check_written, Bind, Bridge, Endpoint, Prepared, Refused, Target},
+    message::Message,
+    payload::Payload,
+    pure::large::MAX_PAYLOAD,
+    trace::{is_traced, trace, Point},
+    wire::{Header, Reason, WireError, HEADER_LEN}, //
+};
+use kernel::{
+    alloc::Flags,
+    list::ListArc,
+    prelude::*,
+    sync::{Arc, UniqueArc}, //
+};
+
+/// Whether a sender waits for a receiver that has no room for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    Waits,
+    Fails,
+}
+
+/// An endpoint, bound until this is dropped.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Port {
+    bridge: Arc<Bridge>,
+    endpoint: Arc<Endpoint>,
+    /// Messages that were accepted.
+    #[pin]
+    sent: SpinLockBh<u64>,
+}
+
+impl Port {
+    /// Binds an App_ID: see [`Bridge::bind`].
+    pub(crate) fn new(bridge: Arc<Bridge>, bind: Bind<'_>) -> Result<Arc<Self>> {
+        // Memory first: what is bound is freed by `drop` and nothing else.
+        let room = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
+        let endpoint = bridge.bind(bind)?;
+        let port = room.pin_init_with(try_pin_init!(Self {
+            endpoint,
+            bridge,
+            sent <- new_spinlock_bh!(0, "mgmt_port_sent"),
+        }? Error))?;
+        Ok(port.into())
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Sends a message, whose header is checked and whose payload has the length that it says.
+    ///
+    /// Does not sleep if `gfp` does not allow it and a full receiver [`Fails`](Full::Fails) it with
+    /// `EAGAIN`.
+    pub(crate) fn send(&self, header: &Header, payload: Payload, gfp: Flags, full: Full) -> Result {
+        let prepared = self.bridge.prepare(&self.endpoint, header, payload, gfp);
+        match prepared.map_err(errno)? {
+            Prepared::To(message, target, answered) => {
+                let done = self.send_to(message, &target, full);
+                if done.is_err() {
+                    self.bridge.unanswer(answered);
+                }
+                done
+            }
+            Prepared::Broadcast(copies) => {
+                let mut sent = self.sent.lock();
+                *sent += 1;
+                for (copy, _) in &copies {
+                    copy.set_sequence(*sent);
+                }
+                self.trace(Point::Send, || Header {
+                    sequence: *sent,
+                    ..*header
+                });
+                self.bridge.deliver(copies);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands a message to its receiver, when that has room for it.
+    fn send_to(&self, mut message: ListArc<Message>, to: &Target, full: Full) -> Result {
+        let from = Target::Endpoint(self.endpoint.clone());
+        loop {
+            // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
+            let mut sent = self.sent.lock();
+            message.set_sequence(*sent + 1);
+            self.bridge.await_reply(&from, &message, to)?;
+            // Once it is handed over, it is the receiver's.
+            let header = is_traced(Point::Send).then(|| message.header());
+            let (left, is_gone) = match to.push(message) {
+                Ok(()) => {
+                    *sent += 1;
+                    if let Some(header) = header {
+                        self.trace(Point::Send, || header);
+                    }
+                    return Ok(());
+                }
+                Err(PushError::Full(left)) => (left, false),
+                Err(PushError::Closed(left)) => (left, true),
+            };
+            if !self.bridge.withdraw(&left) {
+                *sent += 1;
+                return Ok(());
+            }
+            drop(sent);
+            if is_gone {
+                return Err(errno(to.gone()));
+            }
+            if full == Full::Fails {
+                return Err(EAGAIN);
+            }
+            to.inbox().wait_room(&left)?;
+            message = left;
+        }
+    }
+
+    /// Tells who listens what this endpoint does.
+    pub(crate) fn trace(&self, point: Point, header: impl FnOnce() -> Header) {
+        trace(point, self.endpoint.principal.owner, Reason::None, header);
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Port {
+    fn drop(self: Pin<&mut Self>) {
+        self.bridge.unbind(&self.endpoint);
+    }
+}
+
+/// The header of a message from another's memory.
+pub(crate) fn decode(header: &[u8; HEADER_LEN]) -> Result<Header> {
+    Header::decode(header).map_err(|e| match e {
+        WireError::Version => EPROTONOSUPPORT,
+        _ => EINVAL,
+    })
+}
+
+/// The header of a message of an endpoint, checked for all that is wrong wherever it goes.
+pub(crate) fn decode_written(header: &[u8; HEADER_LEN]) -> Result<Header> {
+    let header = decode(header)?;
+    check_written(&header)?;
+    Ok(header)
+}
+
+/// Checks the length of a payload.
+pub(crate) fn check_length(header: &Header, length: usize) -> Result {
+    if length != header.length as usize {
+        return Err(EINVAL);
+    }
+    if length > MAX_PAYLOAD {
+        return Err(EMSGSIZE);
+    }
+    Ok(())
+}
+
+/// The errno for a message that was not accepted.
+fn errno(refused: Refused) -> Error {
+    match refused {
+        Refused::Unreachable(Reason::NoEndpoint) => ECONNREFUSED,
+        Refused::Unreachable(Reason::Denied) => EACCES,
+        Refused::Unreachable(_) => EHOSTUNREACH,
+        Refused::NotConnected => ENOTCONN,
+        Refused::Backlog => ENOBUFS,
+        Refused::Failed(e) => e,
+    }
+}
