@@ -43,6 +43,8 @@ unsafe impl kernel::transmute::AsBytes for mgmt_rule {}
 unsafe impl kernel::transmute::AsBytes for mgmt_account {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::AsBytes for mgmt_fabric {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_exchange {}
 // SAFETY: Its fields are integers: any bytes are valid.
 unsafe impl kernel::transmute::FromBytes for mgmt_policy_load {}
 // SAFETY: As above.
@@ -55,3 +57,5 @@ unsafe impl kernel::transmute::FromBytes for mgmt_fabric {}
 unsafe impl kernel::transmute::FromBytes for mgmt_fabric_settle {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_fabric_moved {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_exchange {}

@@ -5,7 +5,7 @@
 use crate::{
     account::Holding,
     bindings,
-    chardev::{current_euid, is_nonblocking, Pollable},
+    chardev::{current_euid, from_user, is_nonblocking, to_user, Pollable},
     inbox::CAPACITY,
     mcb::{Bind, Bridge, Fabric},
     message::Principal,
@@ -92,8 +92,7 @@ impl MgmtFile {
         let len = iov.len();
         let port = self.port()?;
         let (header, payload) = take(iov, decode_written)?;
-        let full = if nonblock { Full::Fails } else { Full::Waits };
-        port.send(&header, payload, GFP_KERNEL, full)?;
+        port.send(&header, payload, GFP_KERNEL, Full::unless(nonblock))?;
         Ok(len)
     }
 
@@ -127,6 +126,40 @@ impl MgmtFile {
         }
         port.trace(Point::Deliver, || message.header());
         Ok(copied)
+    }
+
+    /// Sends and receives several messages. What was done before an error is told instead of it.
+    fn exchange(&self, asked: &mut bindings::mgmt_exchange, nonblock: bool) -> Result {
+        if asked.reserved.iter().any(|&word| word != 0) {
+            return Err(EINVAL);
+        }
+        let port = self.port()?;
+        let full = Full::unless(nonblock);
+        let mut sending = Span::new(asked.send, asked.send_length);
+        let mut result = Ok(());
+        while result.is_ok() && sending.left() > 0 {
+            result = send_next(port, &mut sending, full);
+        }
+        asked.send_length = sending.done;
+        let mut receiving = Span::new(asked.receive, asked.receive_length);
+        // Only for the first does it wait.
+        let mut waits = !nonblock;
+        while result.is_ok() && receiving.left() > 0 {
+            result = self.receive_next(&mut receiving, waits);
+            waits = false;
+        }
+        asked.receive_length = receiving.done;
+        if sending.done > 0 || receiving.done > 0 {
+            return Ok(());
+        }
+        result
+    }
+
+    /// Receives a message to the start of user memory.
+    fn receive_next(&self, to: &mut Span, waits: bool) -> Result {
+        let read = to_user(to.start()?, to.left(), |iov| self.read(iov, !waits))??;
+        to.advance(read);
+        Ok(())
     }
 
     fn info(&self) -> bindings::mgmt_info {
@@ -234,6 +267,58 @@ impl MgmtFile {
     }
 }
 
+/// User memory for several messages, and how far they go.
+struct Span {
+    at: u64,
+    length: u32,
+    done: u32,
+}
+
+impl Span {
+    fn new(at: u64, length: u32) -> Self {
+        Self {
+            at,
+            length,
+            done: 0,
+        }
+    }
+
+    fn left(&self) -> usize {
+        (self.length - self.done) as usize
+    }
+
+    /// Where what is left begins.
+    fn start(&self) -> Result<UserPtr> {
+        let at = self.at.checked_add(self.done.into()).ok_or(EFAULT)?;
+        Ok(UserPtr::from_addr(usize::try_from(at)?))
+    }
+
+    /// So much of what was left is done.
+    fn advance(&mut self, by: usize) {
+        // At most what was left.
+        self.done += by as u32;
+    }
+}
+
+/// Sends the message at the start of user memory.
+fn send_next(port: &Port, from: &mut Span, full: Full) -> Result {
+    if from.left() < HEADER_LEN {
+        return Err(EINVAL);
+    }
+    let mut header = [0; HEADER_LEN];
+    UserSlice::new(from.start()?, HEADER_LEN)
+        .reader()
+        .read_slice(&mut header)?;
+    let header = decode_written(&header)?;
+    let length = (header.length as usize).min(from.left() - HEADER_LEN);
+    check_length(&header, length)?;
+    let payload = from.start()?.wrapping_byte_add(HEADER_LEN);
+    let payload = from_user(payload, length, |iov| Payload::from_user(iov, length))??;
+    port.send(&header, payload, GFP_KERNEL, full)?;
+    from.advance(HEADER_LEN + length);
+    Ok(())
+}
+
 /// Reads the next message for other platforms, with its number.
 fn read_fabric(fabric: &Fabric, iov: &mut IovIterDest<'_>) -> Result<usize> {
     let number_len = size_of::<u64>();
@@ -287,6 +372,7 @@ const IOC_ACCOUNT: u32 = _IOWR::<bindings::mgmt_account>(bindings::MGMT_IOC_MAGI
 const IOC_FABRIC: u32 = _IOWR::<bindings::mgmt_fabric>(bindings::MGMT_IOC_MAGIC, 9);
 const IOC_FABRIC_SETTLE: u32 = _IOW::<bindings::mgmt_fabric_settle>(bindings::MGMT_IOC_MAGIC, 10);
 const IOC_FABRIC_MOVED: u32 = _IOW::<bindings::mgmt_fabric_moved>(bindings::MGMT_IOC_MAGIC, 11);
+const IOC_EXCHANGE: u32 = _IOWR::<bindings::mgmt_exchange>(bindings::MGMT_IOC_MAGIC, 12);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]
@@ -331,7 +417,7 @@ impl MiscDevice for MgmtFile {
         }
     }
 
-    fn ioctl(this: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(this: Pin<&Self>, file: &File, cmd: u32, arg: usize) -> Result<isize> {
         let user = |len| UserSlice::new(UserPtr::from_addr(arg), len);
         match cmd {
             IOC_BIND => {
@@ -420,6 +506,14 @@ impl MiscDevice for MgmtFile {
                     return Err(EINVAL);
                 }
                 this.bridge.guest_left(this.fabric()?, asked.uuid)?;
+            }
+            IOC_EXCHANGE => {
+                let (mut reader, mut writer) =
+                    user(size_of::<bindings::mgmt_exchange>()).reader_writer();
+                let mut asked: bindings::mgmt_exchange = reader.read()?;
+                let nonblock = file.flags() & bindings::O_NONBLOCK != 0;
+                this.exchange(&mut asked, nonblock)?;
+                writer.write(&asked)?;
             }
             _ => return Err(ENOTTY),
         }

@@ -58,6 +58,8 @@ struct Queue {
     deadlines: u32,
     /// What each open file or link has in the queue.
     held: Division<u64, Tree<u64>>,
+    /// Tasks that wait for room.
+    waiting: u32,
     /// Links that stopped because this queue was full.
     stalled: Stalled,
 }
@@ -97,6 +99,7 @@ impl Inbox {
                     expired: List::new(),
                     deadlines: 0,
                     held: Division::new(CAPACITY, Tree::new()),
+                    waiting: 0,
                     stalled: Stalled::new(),
                 },
                 "mgmt_inbox"
@@ -183,7 +186,10 @@ impl Inbox {
                 return Err(ETIMEDOUT);
             }
             if !queue.admits(message) {
-                sleep(&self.room, &mut queue, left)?;
+                queue.waiting += 1;
+                let slept = sleep(&self.room, &mut queue, left);
+                queue.waiting -= 1;
+                slept?;
             } else if let Some(shortage) = self.account.shortage(message) {
                 // That the queue closes from now on is news for the account, too.
                 drop(queue);

@@ -108,6 +108,11 @@ impl Message {
         }
     }
 
+    /// The header but for its sequence number and what is left of its deadline.
+    pub(crate) fn stamped(&self) -> &Header {
+        &self.header
+    }
+
     /// Milliseconds until it expires, if it ever does; 0 from then on.
     pub(crate) fn time_left(&self) -> Option<u32> {
         let left = self.expires? - Instant::now();

@@ -26,6 +26,17 @@ pub(crate) enum Full {
     Fails,
 }
 
+impl Full {
+    /// It waits, unless it may not.
+    pub(crate) fn unless(nonblock: bool) -> Self {
+        if nonblock {
+            Self::Fails
+        } else {
+            Self::Waits
+        }
+    }
+}
+
 /// An endpoint, bound until this is dropped.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Port {

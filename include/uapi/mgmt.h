@@ -244,6 +244,22 @@ struct mgmt_fabric_moved {
 	__u32	reserved[4];		/* 0 */
 };
 
+/*
+ * MGMT_IOC_EXCHANGE: send messages, then receive some, in one call. They lie one right behind the
+ * other. All of @send is sent as by write(); then, if @receive_length is not 0, the first message is
+ * waited for as by read(), and those that are there and fit follow it.
+ *
+ * Fails only if nothing was sent or received. Else what follows an error is not done, and @send_length
+ * and @receive_length tell: who goes on from there gets the error, if it lasts.
+ */
+struct mgmt_exchange {
+	__u64	send;			/* where the messages are */
+	__u64	receive;		/* where they go */
+	__u32	send_length;		/* in: bytes at @send; out: of those that were accepted */
+	__u32	receive_length;		/* in: bytes of room at @receive; out: of those received */
+	__u32	reserved[4];		/* 0 */
+};
+
 #define MGMT_IOC_MAGIC		0xCE
 #define MGMT_IOC_BIND		_IOW(MGMT_IOC_MAGIC, 1, struct mgmt_bind)
 #define MGMT_IOC_INFO		_IOR(MGMT_IOC_MAGIC, 2, struct mgmt_info)
@@ -256,5 +272,6 @@ struct mgmt_fabric_moved {
 #define MGMT_IOC_FABRIC		_IOWR(MGMT_IOC_MAGIC, 9, struct mgmt_fabric)
 #define MGMT_IOC_FABRIC_SETTLE	_IOW(MGMT_IOC_MAGIC, 10, struct mgmt_fabric_settle)
 #define MGMT_IOC_FABRIC_MOVED	_IOW(MGMT_IOC_MAGIC, 11, struct mgmt_fabric_moved)
+#define MGMT_IOC_EXCHANGE	_IOWR(MGMT_IOC_MAGIC, 12, struct mgmt_exchange)
 
 #endif /* _UAPI_MGMT_H */

@@ -117,7 +117,7 @@ fn awaits_reply(header: &Header) -> bool {
 impl Bridge {
     /// Gives a message its number among the requests, if it is one.
     pub(super) fn number_request(&self, message: &Message) {
-        if awaits_reply(&message.header()) {
+        if awaits_reply(message.stamped()) {
             message.set_request_number(self.next_request.fetch_add(1, Relaxed));
         }
     }

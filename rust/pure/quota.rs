@@ -8,8 +8,6 @@
 //! to be known in advance. Bulk messages get three quarters of that, so that a sender which fills
 //! its share with them can still send an urgent one.
 
-use core::marker::PhantomData;
-
 /// An amount of queued messages, or of room for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
@@ -94,20 +92,23 @@ pub trait Shares<S> {
 pub struct Division<S, M> {
     capacity: Amount,
     used: Amount,
+    /// How many hold something.
     senders: u32,
+    /// Who found nobody else here, and its share: most of the time it stays the only one.
+    first: Option<(S, Amount)>,
+    /// The shares of the others.
     shares: M,
-    _sender: PhantomData<S>,
 }
 
-impl<S: Copy, M: Shares<S>> Division<S, M> {
+impl<S: Copy + PartialEq, M: Shares<S>> Division<S, M> {
     /// Divides a room among nobody yet: `shares` is empty.
     pub fn new(capacity: Amount, shares: M) -> Self {
         Self {
             capacity,
             used: Amount::default(),
             senders: 0,
+            first: None,
             shares,
-            _sender: PhantomData,
         }
     }
 
@@ -123,7 +124,7 @@ impl<S: Copy, M: Shares<S>> Division<S, M> {
 
     /// Whether a sender may add so much.
     pub fn admits(&self, sender: S, more: Amount, bulk: bool) -> bool {
-        let share = self.shares.get(sender);
+        let share = self.share(sender);
         let senders = self.senders.saturating_add(u32::from(share.is_none()));
         let share = share.unwrap_or_default();
         admits(self.capacity, self.used, share, senders, more, bulk)
@@ -131,10 +132,14 @@ impl<S: Copy, M: Shares<S>> Division<S, M> {
 
     /// Adds to what a sender holds, whether or not it may.
     pub fn charge(&mut self, sender: S, more: Amount) -> Result<(), NoMemory> {
-        if let Some(share) = self.shares.get_mut(sender) {
+        if let Some(share) = self.share_mut(sender) {
             *share = share.plus(more);
         } else {
-            self.shares.insert(sender, more)?;
+            if self.senders == 0 {
+                self.first = Some((sender, more));
+            } else {
+                self.shares.insert(sender, more)?;
+            }
             self.senders = self.senders.saturating_add(1);
         }
         self.used = self.used.plus(more);
@@ -143,14 +148,34 @@ impl<S: Copy, M: Shares<S>> Division<S, M> {
 
     /// Takes back what was charged.
     pub fn discharge(&mut self, sender: S, amount: Amount) {
-        let Some(share) = self.shares.get_mut(sender) else {
+        let Some(share) = self.share_mut(sender) else {
             return;
         };
         *share = share.minus(amount);
+        let is_gone = share.is_zero();
         self.used = self.used.minus(amount);
-        if share.is_zero() {
-            self.shares.remove(sender);
+        if is_gone {
+            match self.first {
+                Some((first, _)) if first == sender => self.first = None,
+                _ => self.shares.remove(sender),
+            }
             self.senders -= 1;
+        }
+    }
+
+    fn share(&self, sender: S) -> Option<Amount> {
+        match self.first {
+            Some((first, share)) if first == sender => Some(share),
+            Some(_) if self.senders == 1 => None,
+            _ => self.shares.get(sender),
+        }
+    }
+
+    fn share_mut(&mut self, sender: S) -> Option<&mut Amount> {
+        match &mut self.first {
+            Some((first, share)) if *first == sender => Some(share),
+            Some(_) if self.senders == 1 => None,
+            _ => self.shares.get_mut(sender),
         }
     }
 }

@@ -50,27 +50,58 @@ static uint64_t now_ns(void)
 	return t.tv_sec * UINT64_C(1000000000) + t.tv_nsec;
 }
 
+/* Sends one message and receives another. */
+static void swap(const struct transport *t, const struct message *out, struct message *in)
+{
+	if (t->exchange) {
+		t->exchange(out, 1, in, 1);
+	} else {
+		t->send(out);
+		t->recv(in);
+	}
+}
+
 /* Streams are numbered, so that a message that is lost, doubled or late is noticed. */
 static void send_stream(const struct transport *t, uint32_t count)
 {
-	struct message m = { .op = SOURCE };
+	struct message batch[BATCH] = { { 0 } };
+	uint32_t in_batch = 0;
 
-	for (m.number = 0; m.number < count; m.number++)
-		t->send(&m);
+	for (uint32_t number = 0; number < count; number++) {
+		struct message *m = &batch[in_batch];
+
+		m->op = SOURCE;
+		m->number = number;
+		if (!t->exchange) {
+			t->send(m);
+		} else if (++in_batch == BATCH || number + 1 == count) {
+			t->exchange(batch, in_batch, NULL, 0);
+			in_batch = 0;
+		}
+	}
 }
 
-/* Returns when the first message came. */
-static uint64_t recv_stream(const struct transport *t, uint32_t count)
+/* Returns when the first message came; how many came with it. */
+static uint64_t recv_stream(const struct transport *t, uint32_t count, uint32_t *first)
 {
-	struct message m;
+	struct message batch[BATCH];
 	uint64_t start = 0;
+	uint32_t number = 0;
 
-	for (uint32_t i = 0; i < count; i++) {
-		t->recv(&m);
-		if (m.op != SOURCE || m.number != i)
-			die("message %u of a stream has number %lu", i, m.number);
-		if (i == 0)
+	while (number < count) {
+		uint32_t room = count - number < BATCH ? count - number : BATCH, came = 1;
+
+		if (t->exchange)
+			came = t->exchange(NULL, 0, batch, room);
+		else
+			t->recv(batch);
+		for (uint32_t i = 0; i < came; i++, number++)
+			if (batch[i].op != SOURCE || batch[i].number != number)
+				die("message %u of a stream has number %lu", number, batch[i].number);
+		if (!start) {
 			start = now_ns();
+			*first = came;
+		}
 	}
 	return start;
 }
@@ -79,17 +110,20 @@ static uint64_t recv_stream(const struct transport *t, uint32_t count)
 
 static void echo(const struct transport *t, uint32_t count)
 {
-	struct message m;
+	struct message m, next;
 
-	while (count--) {
-		t->recv(&m);
-		t->send(&m);
+	t->recv(&m);
+	while (--count) {
+		swap(t, &m, &next);
+		m = next;
 	}
+	t->send(&m);
 }
 
 static void serve(const struct transport *t)
 {
 	struct message m;
+	uint32_t first;
 
 	t->serve();
 	for (;;) {
@@ -106,7 +140,7 @@ static void serve(const struct transport *t)
 			send_stream(t, m.count);
 			break;
 		case SINK:
-			recv_stream(t, m.count);
+			recv_stream(t, m.count, &first);
 			m.op = DONE;
 			t->send(&m);
 			break;
@@ -141,8 +175,7 @@ static void round_trips(const struct transport *t, uint32_t trips, uint64_t *tim
 		ask(t, ECHO, WARM_UP + trips);
 	for (uint32_t i = 0; i < WARM_UP + trips; i++) {
 		m.number = i;
-		t->send(&m);
-		t->recv(&back);
+		swap(t, &m, &back);
 		end = now_ns();
 		if (!t->bare && back.number != i)
 			die("round trip %u brought message %lu", i, back.number);
@@ -160,8 +193,12 @@ static double per_second(uint32_t count, uint64_t since)
 
 static double stream_up(const struct transport *t, uint32_t count)
 {
+	uint32_t first = 1;
+	uint64_t start;
+
 	ask(t, SOURCE, count);
-	return per_second(count - 1, recv_stream(t, count));
+	start = recv_stream(t, count, &first);
+	return per_second(count - first, start);
 }
 
 static double stream_down(const struct transport *t, uint32_t count)

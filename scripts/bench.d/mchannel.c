@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The M-channel: /dev/mgmt with blocking read() and write(), a message for each. */
+/* The M-channel: /dev/mgmt with MGMT_IOC_EXCHANGE, blocking. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -73,23 +73,41 @@ static void connect_to(const struct peer *peer)
 	strcpy(out.destination.app, SERVER);
 }
 
+static unsigned int exchange(const struct message *sent, unsigned int count, struct message *received,
+			     unsigned int room)
+{
+	static struct frame outs[BATCH], ins[BATCH];
+	struct mgmt_exchange x = {
+		.send = (uintptr_t)outs, .send_length = count * sizeof(*outs),
+		.receive = (uintptr_t)ins, .receive_length = room * sizeof(*ins),
+	};
+	unsigned int came;
+
+	for (unsigned int i = 0; i < count; i++) {
+		outs[i] = out;
+		outs[i].payload = sent[i];
+	}
+	if (ioctl(fd, MGMT_IOC_EXCHANGE, &x))
+		die("/dev/mgmt: exchange: %s", strerror(errno));
+	if (x.send_length != count * sizeof(*outs))
+		die("/dev/mgmt: %u bytes of %u messages were sent", x.send_length, count);
+	came = x.receive_length / sizeof(*ins);
+	for (unsigned int i = 0; i < came; i++) {
+		if (ins[i].kind != DATA || ins[i].length != sizeof(*received))
+			die("/dev/mgmt: a message of kind %d came, reason %d", ins[i].kind, ins[i].reason);
+		received[i] = ins[i].payload;
+	}
+	return came;
+}
+
 static void send_to(const struct message *message)
 {
-	out.payload = *message;
-	if (write(fd, &out, sizeof(out)) != sizeof(out))
-		die("/dev/mgmt: write: %s", strerror(errno));
+	exchange(message, 1, NULL, 0);
 }
 
 static void recv_from(struct message *message)
 {
-	struct frame in;
-	ssize_t length = read(fd, &in, sizeof(in));
-
-	if (length < 0)
-		die("/dev/mgmt: read: %s", strerror(errno));
-	if (length != sizeof(in) || in.kind != DATA)
-		die("/dev/mgmt: a message of kind %d came, reason %d", in.kind, in.reason);
-	*message = in.payload;
+	exchange(NULL, 0, message, 1);
 }
 
 const struct transport mchannel = {
@@ -98,4 +116,5 @@ const struct transport mchannel = {
 	.connect = connect_to,
 	.send = send_to,
 	.recv = recv_from,
+	.exchange = exchange,
 };

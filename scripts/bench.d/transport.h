@@ -33,7 +33,16 @@ struct transport {
 	void (*connect)(const struct peer *peer);
 	void (*send)(const struct message *message);
 	void (*recv)(struct message *message);
+	/*
+	 * Sends some, then receives at least one if there is room for any: how many it received. NULL
+	 * if nothing is gained over the two above.
+	 */
+	unsigned int (*exchange)(const struct message *out, unsigned int count,
+				 struct message *in, unsigned int room);
 };
+
+/* Most messages of one exchange. */
+#define BATCH 32
 
 extern const struct transport mchannel, vchan, tcp, event;
 

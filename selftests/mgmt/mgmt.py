@@ -51,6 +51,7 @@ ACCOUNT = struct.Struct("<II6I6IQ16s")
 FABRIC = struct.Struct("<QQ16s")
 SETTLE = struct.Struct("<QII")
 MOVED_AWAY = struct.Struct("<16s16s")
+EXCHANGE = struct.Struct("<QQII16s")
 IOC_BIND = _ioc(1, 1, BIND.size)
 IOC_INFO = _ioc(2, 2, INFO.size)
 IOC_SET_MVM = _ioc(1, 3, MVM.size)
@@ -62,6 +63,7 @@ IOC_ACCOUNT = _ioc(3, 8, ACCOUNT.size)
 IOC_FABRIC = _ioc(3, 9, FABRIC.size)
 IOC_FABRIC_SETTLE = _ioc(1, 10, SETTLE.size)
 IOC_FABRIC_MOVED = _ioc(1, 11, MOVED_AWAY.size)
+IOC_EXCHANGE = _ioc(3, 12, EXCHANGE.size)
 UPLINK = 0xFFFFFFFF
 RULE_BUILT_IN = 0x10000
 
@@ -223,6 +225,14 @@ class File:
 
     def set_mvm_ip(self, ip):
         fcntl.ioctl(self.fd, IOC_SET_MVM, MVM.pack(ip, bytes(16)))
+
+    def exchange(self, send=b"", room=0, reserved=bytes(16)):
+        """Sends and receives in one call: how many bytes were sent, and what was received."""
+        out, came = ctypes.create_string_buffer(send, len(send) + 1), ctypes.create_string_buffer(room + 1)
+        addresses = ctypes.addressof(out), ctypes.addressof(came)
+        data = fcntl.ioctl(self.fd, IOC_EXCHANGE, EXCHANGE.pack(*addresses, len(send), room, reserved))
+        _, _, sent, received, _ = EXCHANGE.unpack(data)
+        return sent, came.raw[:received]
 
     def poll(self, timeout=0.0):
         """The events that hold, of all that there are."""

@@ -471,6 +471,65 @@ def gather():
         equal("payload", data[192:], b"".join(parts)[192 : len(data)])
 
 
+def payloads(data):
+    """Of messages one behind the other."""
+    while data:
+        end = 192 + struct.unpack_from("<I", data, 8)[0]
+        yield data[192:end]
+        data = data[end:]
+
+
+@case
+def exchange():
+    """EXCHANGE sends several messages and receives several; what was done before an error is told."""
+    one, two, bad = (message("Exchange", SELF, b) for b in (b"one", b"two, longer", b"bad"))
+    with File("Exchange") as f, File("Client") as client:
+        several = one.encode() + two.encode()
+        equal("both ways", (len(several), [b"one", b"two, longer"]), (lambda s, r: (s, list(payloads(r))))(*f.exchange(several, 65536)))
+        equal("nothing at all", (0, b""), f.exchange())
+        equal("sent alone", (len(several), b""), f.exchange(several))
+        raises(errno.EMSGSIZE, "room for less than a message", f.exchange, b"", 194)
+        _, data = f.exchange(b"", 195 + 202)
+        equal("room for one and a half", [b"one"], list(payloads(data)))
+        sent, data = f.exchange(one.encode(), 203)
+        equal("the first as it was sent", (195, [b"two, longer"]), (sent, list(payloads(data))))
+        equal("the one that is left", b"one", f.read(1).payload)
+
+        wrong = bytearray(bad.encode())
+        wrong[1] = 99
+        raises(errno.EINVAL, "a first that is wrong", f.exchange, bytes(wrong) + one.encode(), 65536)
+        raises(errno.EINVAL, "half a header", f.exchange, one.encode()[:100], 65536)
+        raises(errno.EINVAL, "half a payload", f.exchange, one.encode()[:194], 65536)
+        raises(errno.EINVAL, "reserved", f.exchange, one.encode(), 65536, bytes(15) + b"x")
+        raises(errno.ECONNREFUSED, "to nobody", f.exchange, COMPLETE, 65536)
+        sent, data = f.exchange(one.encode() + bytes(wrong) + two.encode(), 65536)
+        equal("a second that is wrong", (195, b""), (sent, data))
+        equal("what was before it", b"one", f.read(1).payload)
+        equal("and nothing else", None, f.read(0.1))
+
+        child = os.fork()
+        if child == 0:
+            _, data = f.exchange(b"", 65536)
+            f.exchange(message("Client", SELF, b"re: " + data[192:]).encode())
+            os._exit(0)
+        sent, data = client.exchange(one.encode(), 65536)
+        equal("a call", [b"re: one"], list(payloads(data)))
+        os.waitpid(child, 0)
+
+        f.nonblock(True)
+        raises(errno.EAGAIN, "nothing to receive", f.exchange, b"", 65536)
+        equal("sent, and nothing to receive", (195, b""), client.exchange(one.encode()))
+        f.read(1)
+        torn = _torn(2)
+        torn[4096 - 195 :] = one.encode()
+        asked = mgmt.EXCHANGE.pack(ctypes.addressof(ctypes.c_char.from_buffer(torn)) + 4096 - 195, 0, 390, 0, bytes(16))
+        data = fcntl.ioctl(f.fd, mgmt.IOC_EXCHANGE, asked)
+        equal("a second in bad memory: sent", 195, mgmt.EXCHANGE.unpack(data)[2])
+        equal("payload", b"one", f.read(1).payload)
+    with File() as unbound:
+        raises(errno.EBADFD, "unbound", unbound.exchange, one.encode(), 65536)
+
+
 @case
 def polling():
     """poll: POLLOUT once bound, POLLIN exactly while a message is queued."""

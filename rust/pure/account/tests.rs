@@ -118,14 +118,18 @@ fn a_refusal_is_told_of_once_for_each_sender() {
 #[test]
 fn without_memory_nothing_is_charged() {
     let mut account = account(Owner::Uid(0));
-    let before = account.statement();
     account.in_flight = Division::new(
-        before.limits.in_flight,
+        account.statement().limits.in_flight,
         Map {
             full: true,
             ..Map::default()
         },
     );
+    // The first needs none.
+    account
+        .charge(Owner::Guest(1), Amount::message(1))
+        .unwrap();
+    let before = account.statement();
     assert_eq!(
         account.charge(Owner::Uplink, Amount::message(1)),
         Err(NoMemory)

@@ -2,7 +2,7 @@
 
 //! Addresses: ⟨Component_ID, App_ID⟩ (paper §3.3).
 
-use super::{WireError, array};
+use super::{WireError, array, part, part_mut};
 use core::{fmt, net::Ipv6Addr};
 
 /// Bytes of an encoded [`Component`].
@@ -149,14 +149,21 @@ impl Component {
     /// Encodes the component.
     pub fn encode(&self) -> [u8; COMPONENT_LEN] {
         let mut out = [0; COMPONENT_LEN];
-        let mut put = |kind: u8, parts: &[&[u8]]| {
-            out[0] = kind;
-            let mut at = 4;
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Encodes the component into bytes that are zero.
+    pub(super) fn encode_into(&self, out: &mut [u8; COMPONENT_LEN]) {
+        let [kind, length, _, _, body @ ..] = out;
+        let mut put = |code: u8, parts: &[&[u8]]| {
+            *kind = code;
+            let mut at = 0;
             for part in parts {
-                out[at..at + part.len()].copy_from_slice(part);
+                body[at..at + part.len()].copy_from_slice(part);
                 at += part.len();
             }
-            out[1] = (at - 4) as u8;
+            *length = at as u8;
         };
         match self {
             Self::Unspecified => put(COMPONENT_UNSPECIFIED, &[]),
@@ -167,7 +174,6 @@ impl Component {
             Self::Mvm => put(COMPONENT_MVM, &[]),
             Self::Platform => put(COMPONENT_PLATFORM, &[]),
         }
-        out
     }
 }
 
@@ -274,13 +280,13 @@ impl Address {
 
     /// Decodes an address.
     pub fn decode(bytes: &[u8; ADDRESS_LEN]) -> Result<Self, WireError> {
-        let app: [u8; APP_ID_LEN] = array(bytes, COMPONENT_LEN);
+        let app = part(bytes, COMPONENT_LEN);
         Ok(Self {
-            component: Component::decode(&array(bytes, 0))?,
-            app: if app == [0; APP_ID_LEN] {
+            component: Component::decode(part(bytes, 0))?,
+            app: if *app == [0; APP_ID_LEN] {
                 None
             } else {
-                Some(AppId::decode(&app)?)
+                Some(AppId::decode(app)?)
             },
         })
     }
@@ -288,11 +294,16 @@ impl Address {
     /// Encodes the address.
     pub fn encode(&self) -> [u8; ADDRESS_LEN] {
         let mut out = [0; ADDRESS_LEN];
-        out[..COMPONENT_LEN].copy_from_slice(&self.component.encode());
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Encodes the address into bytes that are zero.
+    pub(super) fn encode_into(&self, out: &mut [u8; ADDRESS_LEN]) {
+        self.component.encode_into(part_mut(out, 0));
         if let Some(app) = &self.app {
             out[COMPONENT_LEN..].copy_from_slice(app.as_encoded());
         }
-        out
     }
 }
 

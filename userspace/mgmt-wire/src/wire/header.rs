@@ -2,7 +2,7 @@
 
 //! The M-channel header.
 
-use super::{ADDRESS_LEN, Address, WireError, array};
+use super::{ADDRESS_LEN, Address, WireError, array, part, part_mut};
 
 /// The only version of the header so far.
 pub const VERSION: u8 = 1;
@@ -222,8 +222,8 @@ impl Header {
             correlation: u64::from_le_bytes(array(bytes, 24)),
             deadline_ms: u32::from_le_bytes(array(bytes, 32)),
             epoch: u32::from_le_bytes(array(bytes, 36)),
-            source: Address::decode(&array(bytes, 64))?,
-            destination: Address::decode(&array(bytes, 64 + ADDRESS_LEN))?,
+            source: Address::decode(part(bytes, 64))?,
+            destination: Address::decode(part(bytes, 64 + ADDRESS_LEN))?,
         };
         if header.app_header_length > header.length {
             return Err(WireError::Length);
@@ -259,8 +259,9 @@ impl Header {
         out[24..32].copy_from_slice(&self.correlation.to_le_bytes());
         out[32..36].copy_from_slice(&self.deadline_ms.to_le_bytes());
         out[36..40].copy_from_slice(&self.epoch.to_le_bytes());
-        out[64..64 + ADDRESS_LEN].copy_from_slice(&self.source.encode());
-        out[64 + ADDRESS_LEN..].copy_from_slice(&self.destination.encode());
+        self.source.encode_into(part_mut(&mut out, 64));
+        self.destination
+            .encode_into(part_mut(&mut out, 64 + ADDRESS_LEN));
         out
     }
 

@@ -50,3 +50,19 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     out.copy_from_slice(&bytes[at..at + N]);
     out
 }
+
+/// The `N` bytes at `at`, in place.
+///
+/// # Panics
+///
+/// As [`array`].
+#[inline]
+fn part<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("a part within the bytes")
+}
+
+/// As [`part`], to be written.
+#[inline]
+fn part_mut<const N: usize>(bytes: &mut [u8], at: usize) -> &mut [u8; N] {
+    bytes[at..].first_chunk_mut().expect("a part within the bytes")
+}
