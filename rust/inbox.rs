@@ -274,8 +274,15 @@ impl Inbox {
         }
         let message = next.remove();
         self.discharge(queue, &message);
-        self.room.notify_all();
+        self.tell_of_room(queue);
         Ok(message)
+    }
+
+    /// Wakes the tasks that wait for room.
+    fn tell_of_room(&self, queue: &Queue) {
+        if queue.waiting > 0 {
+            self.room.notify_all();
+        }
     }
 
     /// Puts back, at the front, the message that [`Inbox::pop`] just took.
