@@ -491,7 +491,9 @@ impl MiscDevice for MgmtFile {
             }
             IOC_FABRIC_SETTLE => {
                 let asked: bindings::mgmt_fabric_settle =
-                    user(size_of::<bindings::mgmt_fabric_settle>()).reader().read()?;
+                    user(size_of::<bindings::mgmt_fabric_settle>())
+                        .reader()
+                        .read()?;
                 let reason = u16::try_from(asked.reason).map_err(|_| EINVAL)?;
                 let reason = Reason::try_from(reason).map_err(|_| EINVAL)?;
                 if asked.reserved != 0 {
@@ -501,7 +503,9 @@ impl MiscDevice for MgmtFile {
             }
             IOC_FABRIC_MOVED => {
                 let asked: bindings::mgmt_fabric_moved =
-                    user(size_of::<bindings::mgmt_fabric_moved>()).reader().read()?;
+                    user(size_of::<bindings::mgmt_fabric_moved>())
+                        .reader()
+                        .read()?;
                 if asked.reserved.iter().any(|&word| word != 0) {
                     return Err(EINVAL);
                 }

@@ -75,7 +75,11 @@ enum Carrier {
 }
 
 /// A message that was read, with its number, and where it is to be kept.
-pub(crate) struct Reading(RBTreeNodeReservation<u64, ListArc<Message>>, u64, ListArc<Message>);
+pub(crate) struct Reading(
+    RBTreeNodeReservation<u64, ListArc<Message>>,
+    u64,
+    ListArc<Message>,
+);
 
 impl Reading {
     pub(crate) fn number(&self) -> u64 {

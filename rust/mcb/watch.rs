@@ -313,7 +313,12 @@ impl Table {
             if way == Route::Fabric {
                 notices.add(Notice {
                     flags: Flags::NO_UNDELIVERABLE,
-                    ..watch.passed(Target::Fabric(fabric.clone()), component, *app, Event::Watch)
+                    ..watch.passed(
+                        Target::Fabric(fabric.clone()),
+                        component,
+                        *app,
+                        Event::Watch,
+                    )
                 });
             }
         }

@@ -74,8 +74,7 @@ pub enum Receiver<E, L, F> {
 }
 
 /// A receiver in the directory of these parts.
-pub type ReceiverOf<P> =
-    Receiver<<P as Parts>::Endpoint, <P as Parts>::Link, <P as Parts>::Fabric>;
+pub type ReceiverOf<P> = Receiver<<P as Parts>::Endpoint, <P as Parts>::Link, <P as Parts>::Fabric>;
 
 /// Why a message has no receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -126,9 +126,7 @@ fn without_memory_nothing_is_charged() {
         },
     );
     // The first needs none.
-    account
-        .charge(Owner::Guest(1), Amount::message(1))
-        .unwrap();
+    account.charge(Owner::Guest(1), Amount::message(1)).unwrap();
     let before = account.statement();
     assert_eq!(
         account.charge(Owner::Uplink, Amount::message(1)),

@@ -36,7 +36,10 @@ fn read(window: &mut Window, kept: &mut BTreeMap<u64, Amount>, amount: Amount) -
         return None;
     }
     let number = window.give(amount);
-    assert!(kept.insert(number, amount).is_none(), "a number was given twice");
+    assert!(
+        kept.insert(number, amount).is_none(),
+        "a number was given twice"
+    );
     Some(number)
 }
 

@@ -35,7 +35,10 @@ fn component() -> impl Strategy<Value = Component> {
         Just(Component::Platform),
         (0u32..6).prop_map(guest),
         Just(Component::Stable([200; 16])),
-        (0u32..6).prop_map(|vm_id| Component::Vm { mvm_ip: [9; 16], vm_id }),
+        (0u32..6).prop_map(|vm_id| Component::Vm {
+            mvm_ip: [9; 16],
+            vm_id
+        }),
         (0u64..3).prop_map(|number| Component::Hardware(serial(number))),
     ]
 }

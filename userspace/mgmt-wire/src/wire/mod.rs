@@ -64,5 +64,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
 /// As [`part`], to be written.
 #[inline]
 fn part_mut<const N: usize>(bytes: &mut [u8], at: usize) -> &mut [u8; N] {
-    bytes[at..].first_chunk_mut().expect("a part within the bytes")
+    bytes[at..]
+        .first_chunk_mut()
+        .expect("a part within the bytes")
 }
