@@ -321,7 +321,7 @@ impl Link {
                         outgoing: List::new(),
                         sent: List::new(),
                         lineage,
-                        pace: Pace::new(),
+                        pace: Pace::default(),
                         paced: Instant::now(),
                         paused: None,
                         resumed: false,

@@ -16,12 +16,14 @@ pub struct Pace {
     left: u32,
 }
 
-impl Pace {
+impl Default for Pace {
     /// All of it.
-    pub const fn new() -> Self {
+    fn default() -> Self {
         Self { left: BURST }
     }
+}
 
+impl Pace {
     /// A message reached nobody.
     pub fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);
@@ -46,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_no_more() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         pace.earn(u64::MAX);
         for _ in 0..BURST {
             assert!(!pace.is_spent());
@@ -59,7 +61,7 @@ mod tests {
 
     #[test]
     fn who_keeps_to_the_pace_never_waits() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         for _ in 0..10 * BURST {
             pace.spend();
             pace.earn(1);
@@ -69,7 +71,7 @@ mod tests {
 
     #[test]
     fn who_waited_may_send_as_many_as_it_waited_for() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         (0..BURST).for_each(|_| pace.spend());
         pace.earn(32);
         for _ in 0..32 * PER_MILLISECOND {
