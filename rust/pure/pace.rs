@@ -5,8 +5,8 @@
 //! They cost whoever looks for their receiver as much as others do. What can be had is had by who
 //! sends to somebody that was there a moment ago; who goes on is slowed down.
 
-/// Messages that may follow one another: as many as a receiver's queue holds, when that goes.
-pub const BURST: u32 = 4096;
+/// Messages that may follow one another, as when a receiver goes that many are on their way to.
+pub const BURST: u32 = 1024;
 /// Messages for each millisecond, on the average.
 pub const PER_MILLISECOND: u64 = 1;
 

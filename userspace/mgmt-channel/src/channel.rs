@@ -9,10 +9,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where the kernel module puts its device.
@@ -26,9 +26,9 @@ const BACKLOG: usize = 1024;
 /// A buffer is never made larger than this, whatever the kernel says, bytes.
 const MAX_BUFFER: usize = 16 << 20;
 /// A non-blocking sender tries again after this at first, and doubles it from then on.
-const RETRY_FIRST: Duration = Duration::from_micros(100);
+pub(crate) const RETRY_FIRST: Duration = Duration::from_micros(100);
 /// The longest pause between two tries.
-const RETRY_LONGEST: Duration = Duration::from_millis(10);
+pub(crate) const RETRY_LONGEST: Duration = Duration::from_millis(10);
 
 /// A session with the bridge of this domain.
 ///
@@ -37,6 +37,9 @@ const RETRY_LONGEST: Duration = Duration::from_millis(10);
 pub struct Channel {
     fd: OwnedFd,
     max_payload: usize,
+    /// A bridge is at the other end, which tells when the deadline of a request has passed.
+    is_device: bool,
+    is_nonblocking: AtomicBool,
     correlation: AtomicU64,
     incoming: Mutex<Incoming>,
 }
@@ -63,7 +66,10 @@ impl Channel {
             },
         )?;
         let max_payload = uapi::info(fd.as_fd())?.max_payload;
-        Ok(Self::from_fd(fd, max_payload))
+        Ok(Self {
+            is_device: true,
+            ..Self::from_fd(fd, max_payload)
+        })
     }
 
     /// A channel over a file that moves whole messages and is bound already: a device that was
@@ -72,6 +78,8 @@ impl Channel {
         Self {
             fd,
             max_payload,
+            is_device: false,
+            is_nonblocking: AtomicBool::new(false),
             correlation: AtomicU64::new(1),
             incoming: Mutex::default(),
         }
@@ -144,6 +152,7 @@ impl Channel {
         let error = |errno| Error::from_errno("fcntl", errno);
         let mut flags = rustix::fs::fcntl_getfl(&self.fd).map_err(error)?;
         flags.set(OFlags::NONBLOCK, on);
+        self.is_nonblocking.store(on, Ordering::Relaxed);
         rustix::fs::fcntl_setfl(&self.fd, flags).map_err(error)
     }
 
@@ -160,7 +169,7 @@ impl Channel {
         self.send_bytes(&message.encode())
     }
 
-    fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
         loop {
             match rustix::io::write(&self.fd, bytes) {
                 Ok(n) if n == bytes.len() => return Ok(()),
@@ -210,8 +219,7 @@ impl Channel {
         if let Some(message) = incoming.backlog.pop_front() {
             return Ok(Some(message));
         }
-        let end = timeout.map(|t| Instant::now() + t);
-        self.recv_until(&mut incoming.buffer, end)
+        self.recv_until(&mut incoming.buffer, Until::of(timeout))
     }
 
     /// Receives one message that is there already.
@@ -219,19 +227,30 @@ impl Channel {
         self.recv(Some(Duration::ZERO))
     }
 
-    fn recv_until(&self, buffer: &mut Vec<u8>, end: Option<Instant>) -> Result<Option<Message>> {
+    /// As [`Channel::recv`], into a buffer of the caller's, past the backlog.
+    pub(crate) fn recv_until(&self, buffer: &mut Vec<u8>, until: Until) -> Result<Option<Message>> {
         if buffer.is_empty() {
             buffer.resize(HEADER_LEN + self.max_payload, 0);
         }
+        let mut wait = match until {
+            // The kernel waits in `read`, and is called once for each message.
+            Until::Told(_) if self.is_device => false,
+            Until::Forever => false,
+            // First see what is there.
+            _ => !self.is_nonblocking.load(Ordering::Relaxed),
+        };
         loop {
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            if !self.wait_readable(left)? {
+            if wait && !self.wait_readable(until.left())? {
                 return Ok(None);
             }
             match rustix::io::read(&self.fd, &mut **buffer) {
                 Ok(0) => return Err(Error::Gone),
                 Ok(n) => return Message::decode(&buffer[..n]).map(Some),
-                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if until.left().is_some_and(|left| left.is_zero()) => {
+                    return Ok(None);
+                }
+                Err(Errno::AGAIN) => wait = true,
                 // The message stays queued: make room for it.
                 Err(Errno::MSGSIZE) if buffer.len() < MAX_BUFFER => {
                     buffer.resize((buffer.len() * 2).min(MAX_BUFFER), 0);
@@ -280,9 +299,9 @@ impl Channel {
         question.header.flags = Flags::REQUEST.union(Flags::BROADCAST);
         let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
         self.send(&question)?;
-        let end = Instant::now() + wait;
+        let until = Until::of(Some(wait));
         let mut found = Vec::new();
-        while let Some(answer) = self.recv_until(&mut incoming.buffer, Some(end))? {
+        while let Some(answer) = self.recv_until(&mut incoming.buffer, until)? {
             match answer.header.kind {
                 Kind::Reply if answer.header.correlation == id => found.push(answer.header.source),
                 _ if incoming.backlog.len() < BACKLOG => incoming.backlog.push_back(answer),
@@ -298,19 +317,15 @@ impl Channel {
     /// the time is up: [`Error::TimedOut`]. Other messages that come meanwhile are kept for
     /// [`Channel::recv`].
     pub fn request(&self, mut message: Message, timeout: Duration) -> Result<Message> {
-        let mut end = Instant::now() + timeout;
         let id = self.correlation.fetch_add(1, Ordering::Relaxed);
         message.header.correlation = id;
         message.header.flags = message.header.flags.union(Flags::REQUEST);
-        if message.header.deadline_ms == 0 {
-            message.header.deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(0);
-            end += DEADLINE_TOLD_WITHIN;
-        }
+        let until = message.ask_within(timeout);
         // Held across sending, so that no other thread takes the reply.
         let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
         self.send_timeout(&message, timeout)?;
         loop {
-            let Some(answer) = self.recv_until(&mut incoming.buffer, Some(end))? else {
+            let Some(answer) = self.recv_until(&mut incoming.buffer, until)? else {
                 return Err(Error::TimedOut);
             };
             match answer.header.kind {
@@ -325,6 +340,58 @@ impl Channel {
                 _ => return Err(Error::Backlog),
             }
         }
+    }
+}
+
+/// How long to wait for a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// Until one comes.
+    Forever,
+    /// Until one comes, as the bridge will send one in time: what is awaited has a deadline.
+    Told(Instant),
+    /// No longer than this.
+    Time(Instant),
+}
+
+impl Until {
+    /// From now; `None` is without end, and so is what no clock can count.
+    pub(crate) fn of(timeout: Option<Duration>) -> Self {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        end.map_or(Self::Forever, Self::Time)
+    }
+
+    /// The time left.
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Self::Forever => None,
+            Self::Told(end) | Self::Time(end) => {
+                Some(end.saturating_duration_since(Instant::now()))
+            }
+        }
+    }
+}
+
+impl Message {
+    /// Gives a request without a deadline this one; until when its answer, or the word that there
+    /// is none, is awaited.
+    pub(crate) fn ask_within(&mut self, timeout: Duration) -> Until {
+        let limit = Until::of(Some(timeout));
+        let (0, Ok(ms @ 1..)) = (self.header.deadline_ms, u32::try_from(timeout.as_millis()))
+        else {
+            return limit;
+        };
+        self.header.deadline_ms = ms;
+        match Until::of(Some(timeout + DEADLINE_TOLD_WITHIN)) {
+            Until::Time(end) => Until::Told(end),
+            other => other,
+        }
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

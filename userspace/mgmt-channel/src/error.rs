@@ -2,7 +2,7 @@
 
 //! What can go wrong on an M-channel: each errno of `docs/uapi.md` with its meaning.
 
-use crate::{Reason, WireError};
+use crate::{Message, Reason, WireError};
 use rustix::io::Errno;
 use std::path::PathBuf;
 
@@ -69,6 +69,15 @@ pub enum Error {
     /// The request came back.
     #[error("undeliverable: {}", reason_text(*.0))]
     Undeliverable(Reason),
+    /// The device went while the answer was awaited: the request may have arrived, or not.
+    #[error("the M-channel device went away; whether the message arrived is not known")]
+    Lost,
+    /// The receiver of the request refused it, or ended the conversation: its message.
+    #[error("refused by the receiver")]
+    Terminated(Box<Message>),
+    /// The payload is not of the type that is expected.
+    #[error("the payload is not of the expected type")]
+    Content,
     /// More messages came while a reply was awaited than this library keeps.
     #[error("too many other messages while waiting for a reply")]
     Backlog,

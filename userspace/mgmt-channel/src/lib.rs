@@ -18,18 +18,29 @@
 //! ```
 //!
 //! Local and remote look the same: the destination decides how a message travels, not the call.
+//!
+//! A [`Channel`] is one open file of the device. An [`Endpoint`] is what most programs want: it
+//! comes back by itself when the device does, and serves many threads and many requests at once.
 
 mod channel;
+mod endpoint;
 mod error;
 mod message;
 mod names;
 mod uapi;
 
 pub use channel::{Channel, DEVICE};
+#[cfg(feature = "typed")]
+pub use endpoint::Typed;
+#[cfg(feature = "tokio")]
+pub use endpoint::{AsyncEndpoint, AsyncWatch};
+pub use endpoint::{
+    Endpoint, EndpointBuilder, Incoming, Lost, Presence, Sent, Undeliverable, Watch,
+};
 pub use error::Error;
 pub use message::Message;
 pub use mgmt_wire::{
-    Address, AppId, Component, Flags, HEADER_LEN, Header, Kind, Reason, Serial, WireError,
+    Address, AppId, Component, Event, Flags, HEADER_LEN, Header, Kind, Reason, Serial, WireError,
 };
 pub use names::{ComponentName, Destination, NameError, show_address, show_component};
 pub use uapi::{Account, Info, Link, LinkState, Owner, RuleHits, Slots};
