@@ -14,7 +14,7 @@ import time
 import mgmt
 from mgmt import Bystander, case, check, equal, guests
 
-SECONDS = int(os.environ.get("MGMT_FUZZ_SECONDS", "6"))
+SECONDS = int(os.environ.get("MGMT_FUZZ_SECONDS", "4"))
 SEED = int(os.environ.get("MGMT_FUZZ_SEED", "0")) or time.time_ns() % (1 << 48)
 HONEST, FUZZED = guests()[:2] if len(guests()) > 1 else ("", "")
 NOBODY = 65534
