@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 /// What the thread shall do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Job {
     Read { domain: u32 },
-    Set { domain: u32, cap: u32 },
+    Set { domain: u32, cap: u32, why: String },
 }
 
 /// What it did.
@@ -38,7 +38,10 @@ impl Actuation {
             for job in todo {
                 let (domain, result) = match job {
                     Job::Read { domain } => (domain, actuator.get(domain)),
-                    Job::Set { domain, cap } => (domain, actuator.set(domain, cap).map(|()| cap)),
+                    Job::Set { domain, cap, why } => {
+                        let done = actuator.set_for(domain, cap, &why);
+                        (domain, done.map(|()| cap))
+                    }
                 };
                 // Nobody listens any more when the broker stops; the rest is done all the same.
                 let _ = report.send(Done { domain, result });
@@ -64,8 +67,9 @@ impl Actuation {
         self.give(Job::Read { domain });
     }
 
-    pub(super) fn set(&self, domain: u32, cap: u32) {
-        self.give(Job::Set { domain, cap });
+    pub(super) fn set(&self, domain: u32, cap: u32, why: impl Into<String>) {
+        let why = why.into();
+        self.give(Job::Set { domain, cap, why });
     }
 
     /// The next thing that was done, if any.

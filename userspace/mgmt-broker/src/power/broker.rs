@@ -3,12 +3,12 @@
 //! The power broker: agents' reports in, the Basic policy, performance states out.
 
 use super::actuation::Actuation;
-use super::cap::CpuCap;
+use super::cap::{CapError, CpuCap};
 use super::policy::{Basic, Observation, Vm};
 use super::proto::{Content, Report, Settings};
 use super::record::{HEADER, Record};
 use crate::sessions::{Agent, Broker, Ended, Outbox, show};
-use mgmt_channel::{Component, Message};
+use mgmt_channel::{Component, Kind, Message};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
@@ -101,6 +101,14 @@ impl Config {
         Ok(())
     }
 
+    /// What agents are told of it.
+    fn settings(&self) -> Settings {
+        Settings {
+            sla_us: self.sla_ms.saturating_mul(1000),
+            threshold_permille: 0,
+        }
+    }
+
     /// The state whose cap is nearest to `cap`; none at all is the highest.
     fn nearest(&self, cap: u32) -> usize {
         if cap == 0 {
@@ -134,6 +142,8 @@ pub struct PowerBroker {
     actuation: Actuation,
     guests: HashMap<u32, Guest>,
     settings: Settings,
+    /// The agents have not been told of the settings yet.
+    tell: bool,
     record: Option<Box<dyn Write + Send>>,
     start: Instant,
 }
@@ -147,10 +157,8 @@ impl PowerBroker {
         record: Option<Box<dyn Write + Send>>,
     ) -> Self {
         let mut broker = Self {
-            settings: Settings {
-                sla_us: config.sla_ms.saturating_mul(1000),
-                threshold_permille: 0,
-            },
+            settings: config.settings(),
+            tell: false,
             config,
             own,
             actuation: Actuation::start(actuator),
@@ -160,6 +168,23 @@ impl PowerBroker {
         };
         broker.write(HEADER);
         broker
+    }
+
+    /// Goes on with other settings, for the guests that it manages too.
+    pub fn reconfigure(&mut self, config: Config) {
+        for (&domain, guest) in &mut self.guests {
+            let Some(vm) = &mut guest.vm else { continue };
+            *vm = config.policy.vm(config.nearest(guest.cap));
+            let cap = config.states[vm.state];
+            // A toolstack call that is under way is taken in first; the policy goes on from there.
+            if config.mode == Mode::Active && cap != guest.cap && !guest.pending {
+                guest.pending = true;
+                self.actuation.set(domain, cap, "other settings");
+            }
+        }
+        self.tell = self.settings != config.settings();
+        self.settings = config.settings();
+        self.config = config;
     }
 
     fn write(&mut self, line: &str) {
@@ -214,7 +239,15 @@ impl PowerBroker {
                 let decision = self.config.policy.decide(vm, states.len(), seen);
                 if vm.state != state {
                     guest.pending = true;
-                    self.actuation.set(domain, states[vm.state]);
+                    let why = format!(
+                        "{}: {} of {} requests violated the SLA, utilization {}.{} %",
+                        decision.name(),
+                        report.violations,
+                        report.requests,
+                        report.utilization / 10,
+                        report.utilization % 10
+                    );
+                    self.actuation.set(domain, states[vm.state], why);
                     tracing::info!(
                         domain,
                         decision = decision.name(),
@@ -247,8 +280,11 @@ impl PowerBroker {
         let states = &self.config.states;
         match (self.config.mode, self.config.start) {
             (Mode::Observe, _) | (_, StartState::Current) => self.actuation.read(domain),
-            (_, StartState::Lowest) => self.actuation.set(domain, states[0]),
-            (_, StartState::Highest) => self.actuation.set(domain, states[states.len() - 1]),
+            (_, StartState::Lowest) => self.actuation.set(domain, states[0], "start: lowest"),
+            (_, StartState::Highest) => {
+                let highest = states[states.len() - 1];
+                self.actuation.set(domain, highest, "start: highest");
+            }
         }
     }
 
@@ -266,6 +302,12 @@ impl PowerBroker {
                     let state = self.config.nearest(cap);
                     let vm = guest.vm.get_or_insert_with(|| self.config.policy.vm(state));
                     vm.state = state;
+                }
+                // It is as it was: decide from there.
+                Err(CapError::Withheld(why)) => {
+                    tracing::debug!(domain, why, "performance state withheld");
+                    guest.pending = true;
+                    self.actuation.read(domain);
                 }
                 // What is in force now is not known: ask, before anything is decided. A guest that
                 // has not been taken over yet is tried again at a tick.
@@ -359,11 +401,18 @@ impl Broker for PowerBroker {
         tracing::info!(agent = %show(agent), ?why, "session ended");
         // What nobody watches over any more goes back to where it harms nobody.
         if self.guests.remove(&domain).is_some() && self.config.mode == Mode::Active {
-            self.actuation.set(domain, self.config.safe_cap);
+            let why = format!("the session ended: {why:?}");
+            self.actuation.set(domain, self.config.safe_cap, why);
         }
     }
 
-    fn tick(&mut self, now: Instant, _: &mut Outbox<'_>) {
+    fn tick(&mut self, now: Instant, out: &mut Outbox<'_>) {
         self.ticked(now);
+        if std::mem::take(&mut self.tell) {
+            for guest in self.guests.values() {
+                let settings = Content::Settings(self.settings);
+                out.send(&settings.message(Kind::Data, guest.agent));
+            }
+        }
     }
 }

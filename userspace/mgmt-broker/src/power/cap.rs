@@ -26,12 +26,15 @@ pub enum CapError {
     Failed {
         /// Which.
         tool: String,
-        /// Its last words.
+        /// What it said.
         message: String,
     },
     /// The tool's output is not what is expected.
     #[error("{0}: cannot read its output")]
     Output(String),
+    /// It was not tried: who is in between says no, and why.
+    #[error("withheld: {0}")]
+    Withheld(String),
     /// It was set without an error, but reads differently.
     #[error("domain {domain}: cap {wanted} was set, {found} is read")]
     NotSet {
@@ -48,6 +51,10 @@ pub enum CapError {
 pub trait CpuCap: Send {
     /// Sets a domain's cap, and checks that it is set.
     fn set(&mut self, domain: u32, cap: u32) -> Result<(), CapError>;
+    /// The same, with what it is done for, for whoever keeps a record of it.
+    fn set_for(&mut self, domain: u32, cap: u32, _why: &str) -> Result<(), CapError> {
+        self.set(domain, cap)
+    }
     /// Reads a domain's cap.
     fn get(&mut self, domain: u32) -> Result<u32, CapError>;
 }
@@ -155,9 +162,9 @@ fn bounded(mut command: Command, timeout: Duration) -> Result<String, CapError> 
     let errors = text(child.stderr.as_mut().map(|p| p as _));
     Err(CapError::Failed {
         tool,
-        message: match errors.lines().last() {
-            Some(line) => line.to_owned(),
-            None => status.to_string(),
+        message: match errors.lines().map(str::trim).collect::<Vec<_>>().join("; ") {
+            silent if silent.is_empty() => status.to_string(),
+            words => words,
         },
     })
 }

@@ -166,6 +166,26 @@ fn a_guest_is_taken_over_raised_lowered_and_let_go() {
 }
 
 #[test]
+fn other_settings_hold_at_once() {
+    let mut test = Test::new(
+        config(Mode::Active, StartState::Lowest),
+        Platform::default(),
+    );
+    let agent = vm(OURS, 3);
+    assert!(test.establish(agent));
+    test.expect_cap(3, 20);
+    // Taken in: nothing is under way any more.
+    assert_eq!(test.report(agent, false, 900), "keep");
+    test.broker.reconfigure(Config {
+        states: vec![33, 66],
+        ..config(Mode::Active, StartState::Lowest)
+    });
+    test.expect_cap(3, 33);
+    assert_eq!(test.report(agent, true, 1000), "raise");
+    test.expect_cap(3, 66);
+}
+
+#[test]
 fn only_guests_of_this_platform_are_managed() {
     let mut test = Test::new(
         config(Mode::Active, StartState::Lowest),
