@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace host-test test test-long test-debug fuzz demo bench lint clippy fmt clean help
+.PHONY: all module userspace man host-test test test-long test-debug fuzz demo bench lint clippy fmt clean help
 
 all: module userspace
 
@@ -16,6 +16,10 @@ module:
 ## userspace: daemon, agent and tools, in build/target/x86_64-unknown-linux-gnu/release
 userspace:
 	@if [ -e userspace/Cargo.toml ]; then scripts/cargo build --release; fi
+
+## man: manual pages and shell completions of mgmtctl, in build/man and build/completions
+man: userspace
+	@scripts/man
 
 ## test: everything: host tests, then the selftests in the lab; ends with the sums
 test:

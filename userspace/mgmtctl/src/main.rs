@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Looks at M-channels, attaches guests, sends and listens, checks rules.
+//! Looks at M-channels, attaches guests, sends and listens, checks rules, talks to mgmtd.
 
 mod accounts;
+mod daemon;
+mod generate;
 mod guests;
+mod look;
 mod messages;
 mod policy;
 mod status;
 mod table;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use mgmt_channel::{ComponentName, Destination};
 use std::process::ExitCode;
 
@@ -60,6 +63,14 @@ enum Command {
     },
     /// Show this domain, its links and their counters, and the xenstore states.
     Status,
+    /// Show who has bound which App_ID in this domain, and what waits there.
+    Endpoints,
+    /// Show this domain's links and their counters.
+    Links,
+    /// Show links, brokers and what they want, again and again.
+    Watch(look::WatchOptions),
+    /// Print what becomes of each message, by the tracepoints of this domain's bridge.
+    Trace(look::TraceOptions),
     /// Show whose messages and requests this domain holds, how many it may, and what it refused.
     Accounts,
     /// Say what address (MVM_IP) this management VM has.
@@ -118,6 +129,24 @@ enum Command {
     /// Check the rules of who may talk to whom, try them, load them.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Read and set what an administrator wants of brokers.
+    #[command(subcommand)]
+    Goal(daemon::GoalCommand),
+    /// Say what brokers would set now, and why; and what came of what they wanted.
+    Plan,
+    /// Have mgmtd set nothing at all, whatever brokers want; or say whether it does.
+    Observe {
+        /// on or off; without it, say which.
+        to: Option<daemon::Switch>,
+    },
+    /// See who holds actuators; set one by hand.
+    #[command(subcommand)]
+    Actuator(daemon::ActuatorCommand),
+    /// Print who changed what, and what each broker did, and why.
+    Audit(daemon::AuditOptions),
+    /// Write shell completions or manual pages.
+    #[command(hide = true, subcommand)]
+    Generate(generate::Command),
 }
 
 fn main() -> ExitCode {
@@ -160,6 +189,16 @@ fn main() -> ExitCode {
             app,
         } => messages::ping(&cli.device, to, *count, *interval, app.as_deref()),
         Command::Policy(command) => policy::run(&cli.device, command),
+        Command::Endpoints => look::endpoints(),
+        Command::Links => look::links(&cli.device),
+        Command::Watch(options) => look::watch(&cli.device, options),
+        Command::Trace(options) => look::trace(options),
+        Command::Goal(command) => daemon::goal(&cli.device, command),
+        Command::Plan => daemon::plan(&cli.device),
+        Command::Observe { to } => daemon::observe(&cli.device, *to),
+        Command::Actuator(command) => daemon::actuator(&cli.device, command),
+        Command::Audit(options) => daemon::audit(&cli.device, options),
+        Command::Generate(command) => generate::run(command, Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,17 +4,18 @@
 //!
 //! The reader and the table are the bridge's own (`rust/pure/policy.rs`).
 
-use crate::accounts;
+use crate::{accounts, daemon};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind, Owner};
+use mgmt_control::ClientError;
 use mgmt_pure::pure::policy::{
     BuiltIn, Cause, Decision, Entry, Kinds, Mistake, Party, Rule, RuleError, Rules, Shadow, Table,
     Verdict,
 };
 use mgmt_pure::pure::route::VmName;
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
 
 #[derive(Subcommand)]
@@ -27,12 +28,30 @@ pub enum Command {
         file: String,
     },
     /// Check rules, and put them in the place of those that hold.
+    ///
+    /// By mgmtd, which keeps them and those before, where it runs; else they are only loaded into
+    /// the bridge, until its module goes.
     Load {
         /// The rules; - for standard input. Without any, the built-in ones hold alone.
         file: String,
+        /// Fail where mgmtd does not run.
+        #[arg(long)]
+        kept: bool,
     },
     /// Print the rules that hold, each with how often it has decided.
-    Show,
+    Show {
+        /// Those of a version that mgmtd keeps, as they were loaded.
+        #[arg(long)]
+        version: Option<u64>,
+    },
+    /// List the policies that mgmtd keeps.
+    History,
+    /// Load the policy before the present one again, or another that mgmtd keeps.
+    Rollback {
+        /// Which version.
+        #[arg(long)]
+        to: Option<u64>,
+    },
     /// Say what rules decide of a message, and by which of them.
     Explain {
         /// The rules; - for standard input; without a file, those that hold.
@@ -312,16 +331,34 @@ pub fn run(device: &str, command: &Command) -> Result<()> {
             );
             Ok(())
         }
-        Command::Load { file } => {
+        Command::Load { file, kept } => {
             let policy = Policy::read(file)?;
             let table = policy.compile()?;
-            Channel::open_at(device)?
-                .load_policy(&policy.text)
-                .with_context(|| format!("load {}", policy.name))?;
-            println!("{}: {}", policy.name, count(table.rules().len(), "rule"));
+            let rules = count(table.rules().len(), "rule");
+            let client = daemon::connect(device, None)?;
+            let origin = match std::fs::canonicalize(file) {
+                Ok(path) => path.display().to_string(),
+                Err(_) => policy.name.clone(),
+            };
+            match client.load_policy(&policy.text, &origin) {
+                Ok(loaded) => println!("{}: {rules}, version {}", policy.name, loaded.version),
+                Err(ClientError::NotRunning) if !kept => {
+                    Channel::open_at(device)?
+                        .load_policy(&policy.text)
+                        .with_context(|| format!("load {}", policy.name))?;
+                    eprintln!("mgmtctl: mgmtd does not run: nobody keeps these rules");
+                    println!("{}: {rules}", policy.name);
+                }
+                Err(error) => return Err(error).context(format!("load {}", policy.name)),
+            }
             Ok(())
         }
-        Command::Show => {
+        Command::History => daemon::history(device),
+        Command::Rollback { to } => daemon::rollback(device, *to),
+        Command::Show {
+            version: Some(version),
+        } => Ok(std::io::stdout().write_all(&daemon::policy_text(device, *version)?)?),
+        Command::Show { version: None } => {
             print!("{}", show(&Channel::open_at(device)?)?);
             Ok(())
         }

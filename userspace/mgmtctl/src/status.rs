@@ -2,7 +2,7 @@
 
 //! What there is to see of this domain's bridge and its links.
 
-use crate::{guests, table};
+use crate::{daemon, guests, table};
 use anyhow::{Context, Result};
 use mgmt_channel::{Channel, Info, Link, LinkState, show_component};
 use mgmt_xenstore::device::{self, Status, state_name};
@@ -30,6 +30,12 @@ pub fn show(path: &str) -> Result<()> {
     match &module {
         Ok((info, links)) => {
             print_info(info);
+            match daemon::status(path) {
+                Ok(Some(status)) => print!("{}", daemon::describe(&status)),
+                Ok(None) if info.mvm => println!("daemon      mgmtd does not run"),
+                Ok(None) => {}
+                Err(error) => println!("daemon      {error:#}"),
+            }
             for link in links {
                 rows.entry(link.guest).or_default().link = Some(link.clone());
             }

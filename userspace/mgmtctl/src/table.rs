@@ -2,8 +2,16 @@
 
 //! Tables of text.
 
+use std::fmt::Write as _;
+
 /// Prints lines of as many cells each, as columns.
 pub fn print(lines: &[Vec<String>]) {
+    print!("{}", text(lines));
+}
+
+/// The same as a text.
+pub fn text(lines: &[Vec<String>]) -> String {
+    let mut text = String::new();
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -15,6 +23,7 @@ pub fn print(lines: &[Vec<String>]) {
             .zip(&widths)
             .map(|(cell, &width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", cells.join("  ").trim_end());
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
+    text
 }

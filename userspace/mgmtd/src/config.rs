@@ -2,9 +2,11 @@
 
 //! What the daemon shall do: a TOML file, and options that override it.
 
-use anyhow::{Context, Result, anyhow};
+use crate::metrics::Listen;
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use mgmt_broker::power;
+use mgmt_maker::Limits;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,15 +18,27 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(version)]
 pub struct Options {
-    /// A TOML file with the settings; docs/broker.md has them all.
+    /// A TOML file with the settings; docs/operations.md has them all.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Host this broker; may be given several times.
     #[arg(long = "broker", value_enum)]
     brokers: Vec<BrokerName>,
-    /// Brokers only record, and set nothing.
+    /// The power broker only records, and decides nothing.
     #[arg(long)]
     observe: bool,
+    /// Where the daemon keeps what it must not forget.
+    #[arg(long, value_name = "DIRECTORY")]
+    state: Option<PathBuf>,
+    /// The rules of who may talk to whom: loaded when this file changes, and at SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Serve metrics for Prometheus here: IP:PORT of a loopback address, or unix:PATH.
+    #[arg(long, value_name = "WHERE")]
+    metrics: Option<Listen>,
+    /// Actuators act on nothing: to try brokers.
+    #[arg(long)]
+    simulate: bool,
     /// Write each report that the power broker gets to this file, as CSV.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -59,6 +73,15 @@ pub enum BrokerName {
     Power,
 }
 
+impl BrokerName {
+    /// Its App_ID.
+    pub fn app(&self) -> String {
+        match self {
+            Self::Power => power::APP.to_owned(),
+        }
+    }
+}
+
 /// [`power::StartState`] as an option.
 #[derive(Clone, Copy, ValueEnum)]
 enum Start {
@@ -79,12 +102,60 @@ pub struct Config {
     pub backend: Option<u32>,
     /// Its address.
     pub mvm_ip: Option<IpAddr>,
+    /// The directory of the state.
+    pub state: PathBuf,
+    /// The file of the policy, if it is from one.
+    pub policy: Option<PathBuf>,
+    /// Where metrics are served, if at all.
+    pub metrics: Option<Listen>,
+    /// Actuators act on nothing.
+    pub simulate: bool,
+    /// How long a broker holds an actuator without renewing, milliseconds.
+    pub lease_ms: u32,
+    /// Bounds of the audit log.
+    pub audit: Audit,
+    /// How fast actuators may be changed.
+    pub limits: ActuatorLimits,
     /// What to host.
     pub brokers: Vec<BrokerName>,
     /// Where the power broker's trace goes.
     pub record: Option<PathBuf>,
     /// The power broker's settings.
     pub power: power::Config,
+}
+
+/// How much of the audit log is kept, of each class of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// MiB.
+    pub mib: u32,
+    /// Days.
+    pub days: u32,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { mib: 16, days: 400 }
+    }
+}
+
+impl Audit {
+    /// For the state.
+    pub fn limits(self) -> mgmt_state::Limits {
+        mgmt_state::Limits {
+            bytes: u64::from(self.mib) << 20,
+            age_ms: u64::from(self.days) * 24 * 3600 * 1000,
+        }
+    }
+}
+
+/// [`Limits`] of each actuator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ActuatorLimits {
+    /// Of `cpu-cap`.
+    pub cpu_cap: Limits,
 }
 
 impl Default for Config {
@@ -94,6 +165,13 @@ impl Default for Config {
             detach_at_exit: false,
             backend: None,
             mvm_ip: None,
+            state: "/var/lib/mgmtd".into(),
+            policy: None,
+            metrics: None,
+            simulate: false,
+            lease_ms: 15_000,
+            audit: Audit::default(),
+            limits: ActuatorLimits::default(),
             brokers: Vec::new(),
             record: None,
             power: power::Config::default(),
@@ -127,6 +205,15 @@ impl Options {
         }
         if let Some(ms) = self.sla_ms {
             config.power.sla_ms = ms;
+        }
+        if let Some(state) = &self.state {
+            config.state.clone_from(state);
+        }
+        config.policy = self.policy.clone().or(config.policy);
+        config.metrics = self.metrics.clone().or(config.metrics);
+        config.simulate |= self.simulate;
+        if config.lease_ms < 3000 {
+            bail!("lease_ms: at least 3000");
         }
         config.record = self.record.clone().or(config.record);
         config.mvm_ip = self.mvm_ip.or(config.mvm_ip);
@@ -163,6 +250,7 @@ mod tests {
         assert_eq!(read.power.policy.lower_below, 700);
         assert_eq!(read.power.policy.hold, power::Config::default().policy.hold);
         assert!(read.attach);
+        assert_eq!(read.limits.cpu_cap, Limits::default());
         let options = [
             "--observe",
             "--sla-ms",
@@ -181,6 +269,9 @@ mod tests {
     fn wrong_settings_are_refused_with_what_is_wrong() {
         for (file, part) in [
             ("colour = 1", "colour"),
+            ("lease_ms = 10", "lease_ms"),
+            ("metrics = '0.0.0.0:1'", "loopback"),
+            ("[limits.cpu-cap]\ncolour = 1", "colour"),
             ("[power]\nstates = []", "states"),
             ("[power]\nstates = [50, 20]", "lowest"),
             ("[power.policy]\nlower_below = 2000", "lower_below"),
