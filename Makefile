@@ -15,7 +15,7 @@ module:
 
 ## userspace: daemon, agent and tools, in build/target/x86_64-unknown-linux-gnu/release
 userspace:
-	@if [ -e userspace/Cargo.toml ]; then scripts/cargo build --release; fi
+	@if [ -e userspace/Cargo.toml ]; then scripts/cargo build --release && scripts/library; fi
 
 ## man: manual pages and shell completions of mgmtctl, in build/man and build/completions
 man: userspace

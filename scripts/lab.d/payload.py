@@ -69,6 +69,11 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         shutil.copy(program, root / "bin" / program.name)
     if (TOP / "selftests").is_dir():
         shutil.copytree(TOP / "selftests", root / "selftests", symlinks=True)
+    if (TOP / "userspace/python").is_dir():
+        shutil.copytree(TOP / "userspace/python", root / "python")
+    library = TOP / "build/library/release/libmgmt-channel.so.0"
+    if library.is_file():
+        shutil.copy(library, root / library.name)
     for spec in args.put:
         source, dest = split_put(spec, "/lab/run")
         if not dest.startswith("/lab/"):

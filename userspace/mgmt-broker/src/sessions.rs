@@ -9,12 +9,18 @@
 
 use mgmt_channel::{Address, Channel, Error, Kind, Message, Result};
 use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Sessions that one broker keeps; more agents are not admitted.
 pub const SESSIONS_MAX: usize = 4096;
 /// A session ends when its agent has said nothing for so long.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Messages of one agent that wait for the policy; a session with more ends.
+pub const WAITING_MAX: u32 = 64;
+/// Messages of all agents that wait for the policy; while there are more, nothing is read.
+const WAITING_ALL_MAX: usize = 1024;
 /// How long a send may wait for room at a slow agent. A policy's messages are small and rare.
 const SEND_WAIT: Duration = Duration::from_millis(20);
 
@@ -30,6 +36,8 @@ pub enum Ended {
     Unreachable,
     /// It said nothing for [`SILENCE_MAX`].
     Silent,
+    /// It said more than the policy takes in: [`WAITING_MAX`] messages wait.
+    Flooding,
     /// This broker stops.
     Stopping,
 }
@@ -47,6 +55,11 @@ pub trait Broker {
 
     /// Called about every [`Broker::interval`].
     fn tick(&mut self, _now: Instant, _out: &mut Outbox<'_>) {}
+
+    /// What an agent that is refused is told.
+    fn refusal(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// Time between two calls of [`Broker::tick`].
     fn interval(&self) -> Duration {
@@ -82,111 +95,320 @@ pub(crate) fn show(address: &Address) -> String {
 }
 
 /// Serves `broker`'s agents over `channel` until `stop` says so, which is asked at every interval.
-pub fn run(broker: &mut dyn Broker, channel: &Channel, stop: &dyn Fn() -> bool) -> Result<()> {
+///
+/// The broker has a thread of its own: while it is slow, agents are still discovered, heard (so that
+/// none seems silent) and refused.
+pub fn run(
+    broker: &mut (dyn Broker + Send),
+    channel: &Channel,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
     channel.set_nonblocking(true)?;
-    let mut sessions = Sessions::default();
     let interval = broker.interval();
-    let mut next = Instant::now() + interval;
-    while !stop() {
-        let left = next.saturating_duration_since(Instant::now());
-        let message = match channel.recv(Some(left)) {
-            Ok(message) => message,
-            // One malformed message must not end the service for all.
-            Err(Error::Wire(error)) => {
-                tracing::warn!(?error, "malformed message");
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        let mut out = Outbox {
+    let sessions = Mutex::new(Sessions::default());
+    let (events, waiting) = sync_channel(WAITING_ALL_MAX);
+    std::thread::scope(|scope| {
+        let policy = Policy {
+            broker,
             channel,
-            failed: Vec::new(),
+            sessions: &sessions,
         };
-        if let Some(message) = message {
-            sessions.handle(broker, &message, &mut out);
+        let thread = scope.spawn(move || policy.run(&waiting));
+        let reader = Reader {
+            channel,
+            sessions: &sessions,
+            events,
+        };
+        let read = reader.run(interval, stop);
+        drop(reader);
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
         }
-        let now = Instant::now();
-        if now >= next {
-            next = now + interval;
-            broker.tick(now, &mut out);
-            sessions.expire(broker, now);
-        }
-        for agent in out.failed {
-            sessions.end(broker, &agent, Ended::Unreachable);
-        }
-    }
-    for agent in std::mem::take(&mut sessions.heard).into_keys() {
-        let goodbye = Message::new(Kind::Terminate, agent, Vec::new());
-        let _ = channel.send_timeout(&goodbye, SEND_WAIT);
-        broker.ended(&agent, Ended::Stopping);
-    }
-    Ok(())
+        read
+    })
 }
 
-/// Who has a session, and when each was last heard.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// What the policy hears of, in order.
+enum Event {
+    Message(Message),
+    Ended(Agent, Ended),
+}
+
+/// The thread that reads: discovery, liveness, and what no policy is needed for.
+struct Reader<'a> {
+    channel: &'a Channel,
+    sessions: &'a Mutex<Sessions>,
+    events: SyncSender<Event>,
+}
+
+/// The policy's thread has ended.
+struct PolicyGone;
+
+/// Whether the policy will hear of it.
+type Told = std::result::Result<(), PolicyGone>;
+
+impl Reader<'_> {
+    fn run(&self, interval: Duration, stop: &dyn Fn() -> bool) -> Result<()> {
+        let mut next = Instant::now() + interval;
+        while !stop() {
+            let left = next.saturating_duration_since(Instant::now());
+            let message = match self.channel.recv(Some(left)) {
+                Ok(message) => message,
+                // One malformed message must not end the service for all.
+                Err(Error::Wire(error)) => {
+                    tracing::warn!(?error, "malformed message");
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            let done = message.map_or(Ok(()), |message| self.handle(message, stop));
+            let now = Instant::now();
+            let expired = if now >= next {
+                next = now + interval;
+                lock(self.sessions).expire(now)
+            } else {
+                Vec::new()
+            };
+            let tell = |agent| self.tell(Event::Ended(agent, Ended::Silent), stop);
+            if done
+                .and_then(|()| expired.into_iter().try_for_each(tell))
+                .is_err()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&self, message: Message, stop: &dyn Fn() -> bool) -> Told {
+        let agent = message.header.source;
+        let answer = |kind| {
+            let mut answer = message.reply(Vec::new());
+            answer.header.kind = kind;
+            self.send(&answer);
+        };
+        match message.header.kind {
+            Kind::Discover if message.is_request() => answer(Kind::Reply),
+            Kind::Discover | Kind::Presence => {}
+            kind => match lock(self.sessions).heard(agent, kind, Instant::now()) {
+                Heard::Tell => return self.tell(Event::Message(message), stop),
+                Heard::Unknown if kind == Kind::Data => answer(Kind::Terminate),
+                Heard::Unknown => {}
+                Heard::TooMany => {
+                    tracing::warn!(agent = %show(&agent), "too many sessions");
+                    answer(Kind::Terminate);
+                }
+                Heard::Floods => {
+                    answer(Kind::Terminate);
+                    return self.tell(Event::Ended(agent, Ended::Flooding), stop);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn send(&self, message: &Message) {
+        if let Err(error) = self.channel.send_timeout(message, SEND_WAIT) {
+            tracing::debug!(agent = %show(&message.header.destination), %error, "cannot send");
+        }
+    }
+
+    fn tell(&self, mut event: Event, stop: &dyn Fn() -> bool) -> Told {
+        loop {
+            event = match self.events.try_send(event) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(PolicyGone),
+                // The others' messages wait in the kernel meanwhile, which shares the room fairly.
+                Err(TrySendError::Full(_)) if stop() => return Ok(()),
+                Err(TrySendError::Full(event)) => event,
+            };
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The policy's thread.
+struct Policy<'a> {
+    broker: &'a mut (dyn Broker + Send),
+    channel: &'a Channel,
+    sessions: &'a Mutex<Sessions>,
+}
+
+impl Policy<'_> {
+    fn run(mut self, events: &Receiver<Event>) {
+        let interval = self.broker.interval();
+        let mut next = Instant::now() + interval;
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            let event = match events.recv_timeout(left) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let mut out = Outbox {
+                channel: self.channel,
+                failed: Vec::new(),
+            };
+            match event {
+                Some(Event::Message(message)) => self.handle(&message, &mut out),
+                Some(Event::Ended(agent, why)) => self.broker.ended(&agent, why),
+                None => {}
+            }
+            let now = Instant::now();
+            if now >= next {
+                next = now + interval;
+                self.broker.tick(now, &mut out);
+            }
+            for agent in out.failed {
+                self.end(&agent, Ended::Unreachable);
+            }
+        }
+        for agent in lock(self.sessions).admitted() {
+            let goodbye = Message::new(Kind::Terminate, agent, Vec::new());
+            let _ = self.channel.send_timeout(&goodbye, SEND_WAIT);
+            self.broker.ended(&agent, Ended::Stopping);
+        }
+    }
+
+    fn handle(&mut self, message: &Message, out: &mut Outbox<'_>) {
+        let agent = message.header.source;
+        let is_admitted = lock(self.sessions).taken(&agent);
+        match message.header.kind {
+            // A second one begins anew: the agent was started again.
+            Kind::Establish => match self.broker.established(&agent, message) {
+                Some(answer) => {
+                    lock(self.sessions).admit(&agent);
+                    if message.is_request() {
+                        out.send(&message.reply(answer));
+                    }
+                }
+                None => {
+                    lock(self.sessions).remove(&agent);
+                    let mut refusal = message.reply(self.broker.refusal());
+                    refusal.header.kind = Kind::Terminate;
+                    out.send(&refusal);
+                }
+            },
+            Kind::Data | Kind::Reply if is_admitted => self.broker.received(&agent, message, out),
+            Kind::Data => out.send(&Message::new(Kind::Terminate, agent, Vec::new())),
+            Kind::Terminate => self.end(&agent, Ended::ByAgent),
+            // The addresses are swapped: the source is where it should have gone.
+            Kind::Undeliverable => self.end(&agent, Ended::Unreachable),
+            Kind::Reply | Kind::Discover | Kind::Presence => {}
+        }
+    }
+
+    fn end(&mut self, agent: &Agent, why: Ended) {
+        let ended = lock(self.sessions).remove(agent);
+        if ended {
+            self.broker.ended(agent, why);
+        }
+    }
+}
+
+/// Who has a session, or asks for one.
 #[derive(Default)]
 struct Sessions {
-    heard: HashMap<Agent, Instant>,
+    agents: HashMap<Agent, Session>,
+}
+
+struct Session {
+    heard: Instant,
+    is_admitted: bool,
+    /// Messages that the policy has not looked at.
+    waiting: u32,
+}
+
+/// What is done with a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// The policy shall know.
+    Tell,
+    /// Who sent it has no session.
+    Unknown,
+    /// There is no room for its session.
+    TooMany,
+    /// Its session has ended.
+    Floods,
 }
 
 impl Sessions {
-    fn handle(&mut self, broker: &mut dyn Broker, message: &Message, out: &mut Outbox<'_>) {
-        let agent = message.header.source;
-        let now = Instant::now();
-        let known = match self.heard.get_mut(&agent) {
-            Some(heard) => {
-                *heard = now;
-                true
+    fn heard(&mut self, agent: Agent, kind: Kind, now: Instant) -> Heard {
+        let count = self.agents.len();
+        let Some(session) = self.agents.get_mut(&agent) else {
+            if kind != Kind::Establish {
+                return Heard::Unknown;
             }
-            None => false,
+            if count >= SESSIONS_MAX {
+                return Heard::TooMany;
+            }
+            let session = Session {
+                heard: now,
+                is_admitted: false,
+                waiting: 1,
+            };
+            self.agents.insert(agent, session);
+            return Heard::Tell;
         };
-        match message.header.kind {
-            Kind::Discover if message.is_request() => out.send(&message.reply(Vec::new())),
-            Kind::Discover | Kind::Presence => {}
-            Kind::Establish => {
-                // A second one begins anew: the agent was started again.
-                if !known && self.heard.len() >= SESSIONS_MAX {
-                    tracing::warn!(agent = %show(&agent), "too many sessions");
-                    return;
-                }
-                let Some(answer) = broker.established(&agent, message) else {
-                    self.heard.remove(&agent);
-                    let mut refusal = message.reply(Vec::new());
-                    refusal.header.kind = Kind::Terminate;
-                    out.send(&refusal);
-                    return;
-                };
-                self.heard.insert(agent, now);
-                if message.is_request() {
-                    out.send(&message.reply(answer));
-                }
-            }
-            Kind::Data | Kind::Reply if known => broker.received(&agent, message, out),
-            Kind::Data => out.send(&Message::new(Kind::Terminate, agent, Vec::new())),
-            Kind::Reply => {}
-            Kind::Terminate => self.end(broker, &agent, Ended::ByAgent),
-            // The addresses are swapped: the source is where it should have gone.
-            Kind::Undeliverable => self.end(broker, &agent, Ended::Unreachable),
+        session.heard = now;
+        session.waiting += 1;
+        if session.waiting <= WAITING_MAX {
+            return Heard::Tell;
+        }
+        if self.remove(&agent) {
+            Heard::Floods
+        } else {
+            Heard::Unknown
         }
     }
 
-    fn end(&mut self, broker: &mut dyn Broker, agent: &Agent, why: Ended) {
-        if self.heard.remove(agent).is_some() {
-            broker.ended(agent, why);
-        }
+    /// The policy looks at a message; whether it has admitted the agent.
+    fn taken(&mut self, agent: &Agent) -> bool {
+        self.agents.get_mut(agent).is_some_and(|session| {
+            session.waiting = session.waiting.saturating_sub(1);
+            session.is_admitted
+        })
     }
 
-    fn expire(&mut self, broker: &mut dyn Broker, now: Instant) {
-        let silent = |heard: &Instant| now.saturating_duration_since(*heard) > SILENCE_MAX;
-        let agents: Vec<_> = self
-            .heard
+    fn admit(&mut self, agent: &Agent) {
+        let session = self.agents.entry(*agent).or_insert(Session {
+            heard: Instant::now(),
+            is_admitted: false,
+            waiting: 0,
+        });
+        session.is_admitted = true;
+    }
+
+    /// Ends a session. Whether it was one.
+    fn remove(&mut self, agent: &Agent) -> bool {
+        self.agents
+            .remove(agent)
+            .is_some_and(|session| session.is_admitted)
+    }
+
+    fn admitted(&self) -> Vec<Agent> {
+        let admitted = self
+            .agents
             .iter()
-            .filter(|(_, heard)| silent(heard))
-            .collect();
-        let agents: Vec<Agent> = agents.into_iter().map(|(agent, _)| *agent).collect();
-        for agent in agents {
-            self.end(broker, &agent, Ended::Silent);
-        }
+            .filter(|(_, session)| session.is_admitted);
+        admitted.map(|(agent, _)| *agent).collect()
+    }
+
+    /// Ends what is silent. The sessions that were.
+    fn expire(&mut self, now: Instant) -> Vec<Agent> {
+        let mut expired = Vec::new();
+        self.agents.retain(|agent, session| {
+            let is_silent = now.saturating_duration_since(session.heard) > SILENCE_MAX;
+            if is_silent && session.is_admitted {
+                expired.push(*agent);
+            }
+            !is_silent
+        });
+        expired
     }
 }
 
@@ -308,14 +530,66 @@ mod tests {
     #[test]
     fn silence_ends_a_session() {
         let mut sessions = Sessions::default();
-        let mut log = Log::default();
         let now = Instant::now();
-        sessions
-            .heard
-            .insert(message(Kind::Data, b"").header.source, now);
-        sessions.expire(&mut log, now + SILENCE_MAX);
-        assert!(log.0.is_empty());
-        sessions.expire(&mut log, now + SILENCE_MAX + Duration::from_millis(1));
-        assert_eq!(log.0, ["Silent"]);
+        let agent = message(Kind::Data, b"").header.source;
+        assert_eq!(sessions.heard(agent, Kind::Establish, now), Heard::Tell);
+        sessions.admit(&agent);
+        assert!(sessions.expire(now + SILENCE_MAX).is_empty());
+        let late = now + SILENCE_MAX + Duration::from_millis(1);
+        assert_eq!(sessions.expire(late), [agent]);
+        assert_eq!(sessions.heard(agent, Kind::Data, late), Heard::Unknown);
+    }
+
+    #[test]
+    fn a_flood_ends_its_session_and_no_other() {
+        let mut sessions = Sessions::default();
+        let now = Instant::now();
+        let agent = message(Kind::Data, b"").header.source;
+        let other = Address {
+            app: AppId::new(b"Other").ok(),
+            ..agent
+        };
+        for agent in [agent, other] {
+            sessions.heard(agent, Kind::Establish, now);
+            sessions.taken(&agent);
+            sessions.admit(&agent);
+        }
+        for _ in 0..WAITING_MAX {
+            assert_eq!(sessions.heard(agent, Kind::Data, now), Heard::Tell);
+        }
+        assert_eq!(sessions.heard(agent, Kind::Data, now), Heard::Floods);
+        assert_eq!(sessions.admitted(), [other]);
+    }
+
+    /// A policy that hangs: agents still find the broker, and the flooding one is sent away.
+    #[test]
+    fn a_slow_policy_stops_nobody_else() {
+        struct Slow(std::sync::mpsc::Receiver<()>);
+        impl Broker for Slow {
+            fn established(&mut self, _: &Agent, _: &Message) -> Option<Vec<u8>> {
+                Some(b"welcome".to_vec())
+            }
+            fn received(&mut self, _: &Agent, _: &Message, _: &mut Outbox<'_>) {
+                let _ = self.0.recv();
+            }
+            fn ended(&mut self, _: &Agent, _: Ended) {}
+        }
+        let flags = SocketFlags::CLOEXEC;
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let (ours, theirs) = (Channel::from_fd(a, 4096), Channel::from_fd(b, 4096));
+        let (wake, woken) = std::sync::mpsc::channel();
+        let (stop, mut slow) = (AtomicBool::new(false), Slow(woken));
+        std::thread::scope(|scope| {
+            scope.spawn(|| run(&mut slow, &ours, &|| stop.load(Ordering::Relaxed)).unwrap());
+            establish(&theirs);
+            for _ in 0..WAITING_MAX + 2 {
+                theirs.send(&message(Kind::Data, b"slow")).unwrap();
+            }
+            theirs.request(message(Kind::Discover, b""), SOON).unwrap();
+            let gone = theirs.recv(Some(SOON)).unwrap().unwrap();
+            assert_eq!(gone.header.kind, Kind::Terminate);
+            stop.store(true, Ordering::Relaxed);
+            drop(wake);
+        });
     }
 }

@@ -190,13 +190,15 @@ impl Shared {
         mut poll: impl FnMut(&mut State, &Waker) -> Poll<T>,
     ) -> Option<T> {
         let waker = WAKER.with_borrow(Waker::clone);
+        // However little time there is, what is there is taken.
+        let mut goes_on = true;
         loop {
             let mut state = lock(&self.state);
             let mut ready = poll(&mut state, &waker);
             if ready.is_pending() && state.starves() {
                 ready = poll(&mut state, &waker);
             }
-            let is_late = until.left().is_some_and(|left| left.is_zero());
+            let is_late = !goes_on && until.left().is_some_and(|left| left.is_zero());
             if ready.is_ready() || is_late {
                 if !state.is_reading {
                     // Another one has to read now.
@@ -211,12 +213,14 @@ impl Shared {
             drop(state);
             if leads {
                 let message = self.read(until);
+                goes_on = message.is_some();
                 let mut state = lock(&self.state);
                 state.is_reading = false;
                 if let Some(message) = message {
                     state.enter(message);
                 }
             } else {
+                goes_on = false;
                 std::thread::park_timeout(until.left().unwrap_or(SLICE));
             }
         }
