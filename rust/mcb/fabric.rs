@@ -343,7 +343,7 @@ impl Bridge {
     ) -> Result<Prepared, Refused> {
         let from = fabric.principal;
         let origin = Origin::Fabric;
-        if !is_remote(&self.names(), &header.source.component) {
+        if !is_remote(&self.names(), &header.source.component, header.kind) {
             return Err(Refused::Failed(EACCES));
         }
         if header.source.app.is_none() || header.destination.app.is_none() {

@@ -3,7 +3,7 @@
 //! Where a message goes, by its destination component alone.
 
 use super::uuid::Uuid;
-use crate::wire::{Address, Component, Reason, Serial};
+use crate::wire::{Address, Component, Kind, Reason, Serial};
 
 /// ⟨MVM_IP, VM_ID⟩ of one VM (paper §3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,10 +199,12 @@ fn from_fabric(names: &Names, destination: Component) -> (Route, Component) {
     }
 }
 
-/// Whether a VM of another platform may be the source of a message that the fabric brings.
-pub fn is_remote(names: &Names, source: &Component) -> bool {
+/// Whether the fabric may bring a message of this kind from there: from a VM of another platform. What
+/// comes back bears the name that it was sent to, of which this platform may know nothing.
+pub fn is_remote(names: &Names, source: &Component, kind: Kind) -> bool {
     match source {
         Component::Vm { mvm_ip, .. } => *mvm_ip != UNSPECIFIED_IP && *mvm_ip != names.mvm.mvm_ip,
+        Component::Stable(_) | Component::Hardware(_) => kind == Kind::Undeliverable,
         _ => false,
     }
 }

@@ -157,6 +157,19 @@ def settled_as_undeliverable():
 
 
 @case
+def returned_by_another_platform():
+    """What another platform returns reaches its sender, whatever name it was sent to."""
+    name = stable(os.urandom(16))
+    with FabricFile() as fabric, File("Here") as f:
+        for component in (name, REMOTE):
+            f.write(message("There", component, correlation=2))
+            sent = settled(fabric, "sent")
+            fabric.write(from_remote("Here", sent.source_component, source=component, kind=UNDELIVERABLE,
+                                     reason=NO_ENDPOINT, sequence=sent.sequence, correlation=2))  # fmt: skip
+            back("returned", f.read(), NO_ENDPOINT, component)
+
+
+@case
 def requests():
     """A request's reply goes to who asked; one that nobody answers comes back in time."""
     with FabricFile() as fabric, File("Here") as f:

@@ -3,7 +3,7 @@
 #![cfg(not(loom))]
 
 use super::*;
-use crate::wire::{AppId, Serial};
+use crate::wire::{AppId, Kind, Serial};
 use proptest::prelude::*;
 
 const NONE: [u8; 16] = UNSPECIFIED_IP;
@@ -288,7 +288,11 @@ fn what_another_platform_sends_is_for_this_one() {
 #[test]
 fn a_remote_source_is_a_vm_of_another_platform() {
     let names = names(Above::Nobody);
-    assert!(is_remote(&names, &vm(OTHER, MVM_ID)));
+    assert!(is_remote(&names, &vm(OTHER, MVM_ID), Kind::Data));
+    for name in [STABLE, hardware()] {
+        assert!(is_remote(&names, &name, Kind::Undeliverable), "{name:?}");
+    }
+    assert!(!is_remote(&names, &vm(OURS, GUEST), Kind::Undeliverable));
     for source in [
         vm(OURS, MVM_ID),
         vm(OURS, GUEST),
@@ -300,7 +304,7 @@ fn a_remote_source_is_a_vm_of_another_platform() {
         Component::Platform,
         Component::Unspecified,
     ] {
-        assert!(!is_remote(&names, &source), "{source:?}");
+        assert!(!is_remote(&names, &source, Kind::Data), "{source:?}");
     }
 }
 
