@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! One host of the fabric: what its bridge hands over goes to the right peer, and peers are connected
+//! as long as the daemon runs.
+//!
+//! One thread does it all, so that nothing needs a lock.
+
+use crate::Host;
+use crate::bridge::{Bridge, Guest};
+use crate::journal::Journal;
+use crate::outgoing::{Full, Limits, Outgoing};
+use crate::places::{Places, Uuid};
+use crate::session::{self, Side};
+use crate::tls::Tls;
+use mgmt_wire::{Component, Header, Reason};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+/// The port that hosts listen on.
+pub const PORT: u16 = 7440;
+/// Most hosts that one knows.
+const MAX_PEERS: usize = 1024;
+/// Most connections whose other end is not known yet.
+const MAX_STRANGERS: usize = 32;
+/// A handshake must end within this time.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often guests are looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Times between two attempts to connect.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How a host is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This host.
+    pub host: Host,
+    /// The peers that it knows from the start, and where they listen.
+    pub peers: Vec<(Host, SocketAddr)>,
+    /// How long messages wait for a peer that is away.
+    pub patience: Duration,
+    /// What may be on its way to one peer.
+    pub limits: Limits,
+    /// Where the journal is.
+    pub state: PathBuf,
+}
+
+/// Another host.
+pub(crate) struct Peer {
+    pub(crate) host: Host,
+    pub(crate) outgoing: RefCell<Outgoing>,
+    /// There is something to send.
+    pub(crate) wake: Notify,
+    /// There may be room for more.
+    room: Notify,
+    /// Since when its queue is full, and nothing of it was taken.
+    full: Cell<Option<Instant>>,
+    /// The number of its session; an older one ends.
+    pub(crate) session: Cell<u64>,
+    pub(crate) ended: Notify,
+    /// Since when it is away; `None` while it is connected.
+    pub(crate) away: Cell<Option<Instant>>,
+}
+
+/// This host.
+pub struct Node<B> {
+    pub(crate) bridge: B,
+    pub(crate) options: Options,
+    pub(crate) tls: Tls,
+    pub(crate) peers: RefCell<BTreeMap<Host, Rc<Peer>>>,
+    pub(crate) places: RefCell<Places>,
+    pub(crate) journal: RefCell<Journal>,
+    /// Messages that the bridge has taken.
+    pub(crate) accepted: Cell<u64>,
+    /// The guests here that are connected, and how often that has changed.
+    pub(crate) guests: RefCell<(u64, Vec<Uuid>)>,
+    strangers: Cell<usize>,
+}
+
+impl<B: Bridge + 'static> Node<B> {
+    /// Takes up the work that an earlier daemon left.
+    pub fn new(bridge: B, options: Options, tls: Tls) -> anyhow::Result<Rc<Self>> {
+        anyhow::ensure!(
+            tls.is_for(options.host),
+            "this host is {}, and its certificate is not for that",
+            options.host
+        );
+        let standing = bridge.standing();
+        let journal = Journal::open(&options.state, standing.lineage, standing.accepted)?;
+        let node = Rc::new(Self {
+            accepted: Cell::new(standing.accepted),
+            bridge,
+            tls,
+            peers: RefCell::default(),
+            places: RefCell::default(),
+            journal: RefCell::new(journal),
+            guests: RefCell::default(),
+            strangers: Cell::new(0),
+            options,
+        });
+        for &(host, _) in &node.options.peers {
+            anyhow::ensure!(host != node.options.host, "{host} is this host");
+            node.peer(host);
+        }
+        Ok(node)
+    }
+
+    /// Carries messages until the bridge is gone. Must be called in a `LocalSet`.
+    pub async fn run(self: &Rc<Self>, listener: TcpListener) -> io::Result<()> {
+        spawn_local(self.clone().listen(listener));
+        for &(host, address) in &self.options.peers {
+            // One of two dials, so that there is one connection.
+            if self.options.host < host {
+                spawn_local(self.clone().dial(host, address));
+            }
+        }
+        spawn_local(self.clone().tend());
+        loop {
+            while let Some((number, bytes)) = self.bridge.read()? {
+                self.route(number, bytes).await?;
+                tokio::task::yield_now().await;
+            }
+            self.bridge.readable().await?;
+        }
+    }
+
+    /// The peer with this address; `None` if there are too many.
+    pub(crate) fn peer(&self, host: Host) -> Option<Rc<Peer>> {
+        let mut peers = self.peers.borrow_mut();
+        if let Some(peer) = peers.get(&host) {
+            return Some(peer.clone());
+        }
+        if peers.len() >= MAX_PEERS {
+            return None;
+        }
+        let peer = Rc::new(Peer {
+            host,
+            outgoing: RefCell::new(Outgoing::new(self.options.limits)),
+            wake: Notify::new(),
+            room: Notify::new(),
+            full: Cell::new(None),
+            session: Cell::new(0),
+            ended: Notify::new(),
+            away: Cell::new(Some(Instant::now())),
+        });
+        peers.insert(host, peer.clone());
+        Some(peer)
+    }
+
+    /// Queues what the bridge handed over for the right peer.
+    ///
+    /// While that has no room, nothing more is taken from the bridge, so that senders wait.
+    async fn route(&self, number: u64, bytes: Vec<u8>) -> io::Result<()> {
+        let Ok(header) = Header::of_message(&bytes) else {
+            return self.settle(number, Reason::NoComponent);
+        };
+        let host = match header.destination.component {
+            Component::Vm { mvm_ip, .. } => Some(Host(mvm_ip)),
+            // An earlier daemon may have sent it, and the guest moved since.
+            Component::Stable(uuid) => {
+                let sent = self.journal.borrow().route(number);
+                sent.or_else(|| self.places.borrow().find(&uuid))
+            }
+            _ => None,
+        };
+        let peer = host.and_then(|host| self.peers.borrow().get(&host).cloned());
+        let Some(peer) = peer.filter(|peer| !self.is_lost(peer)) else {
+            return self.settle(number, Reason::NoComponent);
+        };
+        if let Component::Stable(_) = header.destination.component {
+            self.journal.borrow_mut().set_route(number, peer.host)?;
+        }
+        let mut bytes = bytes;
+        loop {
+            let pushed = peer.outgoing.borrow_mut().push(number, bytes);
+            let Err(Full(left)) = pushed else {
+                peer.wake.notify_one();
+                return Ok(());
+            };
+            let since = peer.full.get().unwrap_or_else(Instant::now);
+            peer.full.set(Some(since));
+            let left_time = self.options.patience.saturating_sub(since.elapsed());
+            if timeout(left_time, peer.room.notified()).await.is_err() {
+                tracing::debug!(peer = %peer.host, "no room for more messages");
+                return self.settle(number, Reason::Quota);
+            }
+            bytes = left;
+        }
+    }
+
+    /// Messages to this peer are on their way no more.
+    pub(crate) fn settle_all(
+        &self,
+        peer: &Peer,
+        numbers: Vec<u64>,
+        reason: Reason,
+    ) -> io::Result<()> {
+        if !numbers.is_empty() {
+            peer.full.set(None);
+            peer.room.notify_one();
+        }
+        numbers
+            .into_iter()
+            .try_for_each(|number| self.settle(number, reason))
+    }
+
+    /// Says what became of a message that the bridge handed over.
+    pub(crate) fn settle(&self, number: u64, reason: Reason) -> io::Result<()> {
+        self.journal.borrow_mut().settled(number);
+        self.bridge.settle(number, reason)
+    }
+
+    fn is_lost(&self, peer: &Peer) -> bool {
+        peer.away
+            .get()
+            .is_some_and(|since| since.elapsed() >= self.options.patience)
+    }
+
+    /// Looks after what changes with time: peers that stay away, and guests that come and go.
+    async fn tend(self: Rc<Self>) {
+        loop {
+            let peers: Vec<_> = self.peers.borrow().values().cloned().collect();
+            for peer in peers.iter().filter(|peer| self.is_lost(peer)) {
+                let left = peer.outgoing.borrow_mut().give_up();
+                if !left.is_empty() {
+                    tracing::warn!(peer = %peer.host, messages = left.len(), "given up: the peer is away");
+                }
+                self.places.borrow_mut().forget(peer.host);
+                self.note(self.settle_all(peer, left, Reason::PeerGone));
+            }
+            match self.bridge.guests() {
+                Ok(guests) => self.follow(&guests, &peers),
+                Err(error) => tracing::warn!(%error, "the guests are not known"),
+            }
+            sleep(TICK).await;
+        }
+    }
+
+    fn follow(&self, guests: &[Guest], peers: &[Rc<Peer>]) {
+        let here = guests.iter().filter(|guest| guest.connected);
+        let mut here: Vec<_> = here.map(|guest| guest.uuid).collect();
+        here.sort_unstable();
+        let mut known = self.guests.borrow_mut();
+        if known.1 != here {
+            *known = (known.0 + 1, here);
+            for peer in peers {
+                peer.wake.notify_one();
+            }
+        }
+        for guest in guests.iter().filter(|guest| !guest.connected) {
+            if self.places.borrow().is_elsewhere(&guest.uuid) {
+                match self.bridge.moved(guest.uuid) {
+                    Ok(()) => tracing::info!(uuid = ?Hex(guest.uuid), "a guest has moved"),
+                    // It is looked at again.
+                    Err(error) => tracing::debug!(%error, "a guest that moves"),
+                }
+            }
+        }
+    }
+
+    /// Logs an error of the bridge, after which its messages are as they were.
+    pub(crate) fn note(&self, done: io::Result<()>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, "bridge");
+        }
+    }
+
+    async fn dial(self: Rc<Self>, host: Host, address: SocketAddr) {
+        loop {
+            match timeout(HANDSHAKE, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => self.clone().serve(stream, Side::Dials(host)).await,
+                Ok(Err(error)) => tracing::debug!(peer = %host, %error, "not reached"),
+                Err(_) => tracing::debug!(peer = %host, "not reached in time"),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn listen(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) if self.strangers.get() >= MAX_STRANGERS => {
+                    tracing::warn!(%from, "refused: too many handshakes");
+                    drop(stream);
+                }
+                Ok((stream, from)) => {
+                    spawn_local(self.clone().serve(stream, Side::Listens(from)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self: Rc<Self>, stream: TcpStream, side: Side) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "nodelay");
+        }
+        self.strangers.set(self.strangers.get() + 1);
+        let entered = timeout(HANDSHAKE, session::enter(&self, stream, side)).await;
+        self.strangers.set(self.strangers.get() - 1);
+        match entered {
+            Ok(Ok(session)) => session.run(&self).await,
+            Ok(Err(error)) => tracing::warn!("refused: {side}: {error:#}"),
+            Err(_) => tracing::warn!("refused: {side}: no handshake in time"),
+        }
+    }
+}
+
+/// A UUID as digits.
+struct Hex(Uuid);
+
+impl std::fmt::Debug for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
