@@ -5,7 +5,8 @@
 
 SHELL := /bin/bash
 
-.PHONY: all module userspace man host-test test test-long test-debug fuzz demo bench lint clippy fmt clean help
+.PHONY: all module userspace man host-test test test-long test-debug fuzz demo demo-two-hosts bench lint clippy \
+	fmt clean help
 
 all: module userspace
 
@@ -45,6 +46,10 @@ fuzz:
 demo: module userspace
 	@scripts/demo
 
+## demo-two-hosts: two Xen hosts, and what holds between them: kills, a partition, intruders
+demo-two-hosts: module userspace
+	@scripts/lab two-hosts
+
 ## bench: the M-channel against libvchan, TCP and a bare event channel, in the lab
 bench: module userspace
 	@scripts/bench
@@ -65,4 +70,4 @@ clean:
 
 help:
 	@sed -n 's/^## \([a-z-]*\): /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
-		printf '  make %-10s %s\n' "$$name" "$$text"; done
+		printf '  make %-14s %s\n' "$$name" "$$text"; done

@@ -94,6 +94,12 @@ if [ "$LAB_NET" = 1 ]; then
 	ip addr add 10.77.0.1/24 dev br0 || give_up "bridge"
 	ip link set br0 up || give_up "bridge"
 fi
+if [ "$LAB_LINK" = 1 ]; then
+	modprobe virtio_net || give_up "modprobe virtio_net"
+	printf '10.78.0.%s h%s\n' 1 1 2 2 >>/etc/hosts
+	ip addr add "10.78.0.${LAB_HOST#h}/24" dev eth0 || give_up "the network of the hosts"
+	ip link set eth0 up || give_up "the network of the hosts"
+fi
 if [ "$LAB_BMC" = 1 ]; then
 	modprobe -a ipmi_si ipmi_devintf || give_up "modprobe ipmi"
 fi

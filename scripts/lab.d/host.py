@@ -92,6 +92,8 @@ class Host:
         self.clock = clock
         self.say = say
         self.bmc = bmc_of(args, run)
+        self.link: socket.socket | None = None  # the network with another host
+        self.echo = args.echo
         self.ports: dict[str, socket.socket] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.domains: dict[str, Domain] = {}
@@ -172,6 +174,13 @@ class Host:
         if self.bmc.external:
             ports.append("bmc")
         theirs = self.bmc.sockets()
+        if self.link is not None:
+            theirs.append(self.link)
+            number = int(self.name.removeprefix("h"))
+            command += [
+                "-netdev", f"stream,id=link,addr.type=fd,addr.str={self.link.fileno()},server=off",
+                "-device", f"virtio-net-pci,netdev=link,mac=52:54:00:78:00:{number:02x}",
+            ]  # fmt: skip
         for port in ports:
             mine, other = socket.socketpair()
             self.ports[port] = mine
@@ -232,7 +241,7 @@ class Host:
         elif port == "output":
             self._output.write(data)
             self._output.flush()
-            if self.args.echo:
+            if self.echo:
                 write_all(1, data)
         elif port == "files":
             self._files.write(data)

@@ -71,6 +71,7 @@ def options(p: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="another stock module for their modprobe",
     )
+    g.add_argument("--two-hosts", action="store_true", help="a second host, h2, without guests, that runs the same command; the two are 10.78.0.1 and .2")
     g.add_argument("--net", action="store_true", help="a bridge: Dom0 is 10.77.0.1, the guests .11, .12, ...")
     g = p.add_argument_group("files (paths of the host; --put's destination is below /lab)")
     g.add_argument(
@@ -225,6 +226,20 @@ def test(args: argparse.Namespace) -> int:
     return Session(args, directory).execute()
 
 
+def two_hosts(args: argparse.Namespace) -> int:
+    """What two hosts of the fabric do with each other; the selftests that need them."""
+    args.mode = "run"
+    args.two_hosts = True
+    args.guests = args.guests or "mover=pvh:mem=144"
+    args.command = ["/lab/selftests/fabric/two_hosts.py", *args.pattern]
+    # The guest that comes to h2.
+    args.spare_mem = max(args.spare_mem, 100)
+    defaults(args, 2400)
+    directory = new_run("two-hosts")
+    (directory / "ktap.txt").symlink_to("output.log")
+    return Session(args, directory).execute()
+
+
 def soak(args: argparse.Namespace) -> int:
     """Boots in a row, each making guests; none is retried, all are counted."""
     args.mode = "run"
@@ -271,7 +286,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=INSIDE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = p.add_subparsers(dest="verb", required=True, metavar="run|shell|test|soak")
+    verbs = p.add_subparsers(dest="verb", required=True, metavar="run|shell|test|two-hosts|soak")
 
     def verb(name: str, about: str, call: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         v = verbs.add_parser(
@@ -296,6 +311,8 @@ def parser() -> argparse.ArgumentParser:
         help="only tests whose COLLECTION:NAME matches (grep), long ones too",
     )
     v.add_argument("--extended", action="store_true", help="also the long tests")
+    v = verb("two-hosts", "two hosts, and the selftests of the fabric between them", two_hosts)
+    v.add_argument("pattern", nargs="*", metavar="CASE", help="only these cases")
     v = verb("soak", "boot again and again, making guests, and count what hangs", soak)
     v.add_argument("--boots", type=int, default=30, metavar="N", help="how often (30)")
     v.add_argument(

@@ -100,6 +100,7 @@ def prepare(host: Host, command: list[str], args: argparse.Namespace) -> None:
         "LAB_HOST": host.name,
         "LAB_MODE": args.mode,
         "LAB_NET": int(args.net),
+        "LAB_LINK": int(host.link is not None),
         "LAB_BMC": int(host.bmc.present),
         "LAB_STEP": int(args.step_timeout),
         "LAB_GUEST_BOOT": int(args.guest_timeout),

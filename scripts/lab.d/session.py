@@ -7,6 +7,7 @@ import argparse
 import os
 import selectors
 import shutil
+import socket
 import sys
 import tarfile
 import termios
@@ -26,7 +27,10 @@ class Stopped(Exception):
 
 
 class Session:
-    """One run, in a directory of its own.  Today it has one host, h1."""
+    """One run, in a directory of its own: of h1, or of h1 and h2 with a network between them.
+
+    The first host has the guests, and its command's end is the run's.
+    """
 
     def __init__(self, args: argparse.Namespace, run: Path) -> None:
         self.args = args
@@ -35,6 +39,12 @@ class Session:
         self._raw: list[Any] | None = None  # the terminal as it was
         guests = parse_guests(args.guests, args.mem, args.guest_vcpus)
         self.hosts = [Host("h1", run, Path(args.image), Path(args.kernel), guests, args, self.now, self.say)]
+        if args.two_hosts:
+            there = run / "h2"
+            there.mkdir()
+            self.hosts.append(Host("h2", there, Path(args.image), Path(args.kernel), [], args, self.now, self.say))
+            self.hosts[1].echo = False
+            self.hosts[0].link, self.hosts[1].link = socket.socketpair()
         self.verdict = ""
         self.reason = ""
         self.seconds = 0.0
