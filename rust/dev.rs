@@ -118,7 +118,7 @@ impl MgmtFile {
                 .inbox
                 .pop_wait(iov.len(), &endpoint.readable, None)?
         };
-        let header = message.header().encode();
+        let header = message.encoded_header();
         let copied = iov.copy_to_iter(&header) + iov.copy_to_iter(&message.payload);
         if copied != message.len() {
             endpoint.put_back(message);

@@ -586,7 +586,7 @@ impl Link {
                 self.bridge.bounce(&message, Reason::Deadline);
                 continue;
             }
-            let header = message.header().encode();
+            let header = message.encoded_header();
             match channel.send(&header, &message.payload) {
                 Ok(()) => {
                     moved = true;
@@ -724,7 +724,7 @@ fn find_note(channel: &mut Channel, pending: Pending) -> Result<[u8; NOTE_LEN], 
 
 /// `len` zero bytes: `KVVec::from_elem` would write them one by one.
 fn zeros(len: usize) -> Result<KVVec<u8>, AllocError> {
-    const ZEROS: [u8; 512] = [0; 512];
+    static ZEROS: [u8; 512] = [0; 512];
     let mut bytes = KVVec::with_capacity(len, GFP_ATOMIC)?;
     while bytes.len() < len {
         let more = ZEROS.len().min(len - bytes.len());

@@ -101,11 +101,24 @@ impl Message {
 
     /// The header, as the receiver gets it: the deadline is what is left of it.
     pub(crate) fn header(&self) -> Header {
+        let (sequence, deadline_ms) = self.of_now();
         Header {
-            sequence: self.sequence.load(Relaxed),
-            deadline_ms: self.time_left().map_or(0, |left| left.max(1)),
+            sequence,
+            deadline_ms,
             ..self.header
         }
+    }
+
+    /// The same, encoded.
+    pub(crate) fn encoded_header(&self) -> [u8; HEADER_LEN] {
+        let (sequence, deadline_ms) = self.of_now();
+        self.header.encode_as(sequence, deadline_ms)
+    }
+
+    /// Sequence number and deadline, as they are now.
+    fn of_now(&self) -> (u64, u32) {
+        let left = self.time_left().map_or(0, |left| left.max(1));
+        (self.sequence.load(Relaxed), left)
     }
 
     /// The header but for its sequence number and what is left of its deadline.

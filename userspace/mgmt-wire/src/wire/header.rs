@@ -246,6 +246,11 @@ impl Header {
 
     /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
+        self.encode_as(self.sequence, self.deadline_ms)
+    }
+
+    /// Encodes the header with another sequence number and deadline.
+    pub fn encode_as(&self, sequence: u64, deadline_ms: u32) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         out[0] = VERSION;
         out[1] = self.kind as u8;
@@ -255,9 +260,9 @@ impl Header {
         out[6..8].copy_from_slice(&(self.reason as u16).to_le_bytes());
         out[8..12].copy_from_slice(&self.length.to_le_bytes());
         out[12..16].copy_from_slice(&self.app_header_length.to_le_bytes());
-        out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        out[16..24].copy_from_slice(&sequence.to_le_bytes());
         out[24..32].copy_from_slice(&self.correlation.to_le_bytes());
-        out[32..36].copy_from_slice(&self.deadline_ms.to_le_bytes());
+        out[32..36].copy_from_slice(&deadline_ms.to_le_bytes());
         out[36..40].copy_from_slice(&self.epoch.to_le_bytes());
         self.source.encode_into(part_mut(&mut out, 64));
         self.destination
