@@ -76,7 +76,7 @@ impl Outgoing {
     }
 
     /// The next message to send in this session.
-    pub fn next(&mut self) -> Option<(u64, &[u8])> {
+    pub fn send_next(&mut self) -> Option<(u64, &[u8])> {
         let entry = self.queue.get(self.sent)?;
         self.sent += 1;
         Some((entry.number, &entry.bytes))

@@ -327,7 +327,7 @@ async fn send<B: Bridge + 'static>(
             let next = peer
                 .outgoing
                 .borrow_mut()
-                .next()
+                .send_next()
                 .map(|(number, bytes)| Frame::Message {
                     number,
                     bytes: bytes.to_vec(),

@@ -78,11 +78,9 @@ impl Bridge for Memory {
         Ok(next)
     }
 
-    fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        async {
-            self.0.changed.notified().await;
-            Ok(())
-        }
+    async fn readable(&self) -> io::Result<()> {
+        self.0.changed.notified().await;
+        Ok(())
     }
 
     fn write(&self, message: &[u8]) -> io::Result<()> {

@@ -68,7 +68,7 @@ impl World {
             }
             Step::Send => self
                 .there
-                .extend(self.outgoing.next().map(|(number, _)| number)),
+                .extend(self.outgoing.send_next().map(|(number, _)| number)),
             Step::Deliver => {
                 if let Some(number) = self.there.pop_front() {
                     if self.taken.is_new(number) {
@@ -136,7 +136,7 @@ proptest! {
             outgoing.push(number, vec![]).unwrap();
         }
         for _ in 0..sent {
-            outgoing.next();
+            outgoing.send_next();
         }
         prop_assert!(outgoing.received(number).len() <= sent);
         prop_assert!(!outgoing.refused(5) || sent == 5);
@@ -149,11 +149,11 @@ fn a_refused_message_is_not_sent_again() {
     for number in [2, 5, 7] {
         outgoing.push(number, vec![1]).unwrap();
     }
-    assert_eq!(outgoing.next().map(|next| next.0), Some(2));
-    assert_eq!(outgoing.next().map(|next| next.0), Some(5));
+    assert_eq!(outgoing.send_next().map(|next| next.0), Some(2));
+    assert_eq!(outgoing.send_next().map(|next| next.0), Some(5));
     assert!(outgoing.refused(2));
     assert!(!outgoing.refused(2));
-    assert_eq!(outgoing.next().map(|next| next.0), Some(7));
+    assert_eq!(outgoing.send_next().map(|next| next.0), Some(7));
     assert_eq!(outgoing.received(9), [5, 7]);
 }
 
