@@ -169,7 +169,7 @@ def python_agent():
             try:
                 told = watch.next(20 * PATIENCE)
                 equal("the broker comes", "up", told and told.event)
-                check(endpoint.discover("Budget@platform", 1.0) == [told.who], "it is not found")
+                check(endpoint.discover("Budget@platform", 2.0) == [told.who], "it is not found")
                 answer = None
 
                 def established():
