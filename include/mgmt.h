@@ -90,9 +90,9 @@ struct mgmt_message *mgmt_request(struct mgmt_endpoint *endpoint, const struct m
 				  const void *payload);
 
 /*
- * Answers @request with @length bytes of @payload: its priority, its correlation, and what is left
- * of its deadline are the reply's. Nobody hears of a reply that cannot be delivered. -EINVAL when
- * @request is none. Never waits, as mgmt_send().
+ * Answers @request with @length bytes of @payload: its priority and its correlation are the reply's,
+ * which has no deadline, so that it does not get lost in the queue of who asked. Nobody hears of a
+ * reply that cannot be delivered. -EINVAL when @request is none. Never waits, as mgmt_send().
  */
 int mgmt_reply(struct mgmt_endpoint *endpoint, const struct mgmt_message *request,
 	       const void *payload, size_t length, gfp_t gfp);

@@ -112,7 +112,6 @@ impl Client {
         let header = Header {
             priority: request.priority,
             correlation: request.correlation,
-            deadline_ms: request.deadline_ms,
             flags: MessageFlags::NO_UNDELIVERABLE,
             ..Header::new(Kind::Reply, request.source, length)
         };
