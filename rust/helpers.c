@@ -3,7 +3,6 @@
 #include <linux/gfp.h>
 #include <linux/mm.h>
 #include <linux/random.h>
-#include <linux/spinlock.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
@@ -13,6 +12,7 @@
 #include <xen/xen.h>
 #include <xen/xenbus.h>
 
+#include "bh_helpers.h"
 #include "helpers.h"
 #include <mgmt.h>
 
@@ -27,21 +27,6 @@ struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh)
 bool mgmt_helper_may_sleep(gfp_t gfp)
 {
 	return gfpflags_allow_blocking(gfp);
-}
-
-void mgmt_helper_spin_lock_bh(spinlock_t *lock)
-{
-	spin_lock_bh(lock);
-}
-
-bool mgmt_helper_spin_trylock_bh(spinlock_t *lock)
-{
-	return spin_trylock_bh(lock);
-}
-
-void mgmt_helper_spin_unlock_bh(spinlock_t *lock)
-{
-	spin_unlock_bh(lock);
 }
 
 void mgmt_helper_xenbus_dev_error(struct xenbus_device *dev, int err, const char *what)

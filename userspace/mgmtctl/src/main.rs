@@ -6,6 +6,7 @@ mod accounts;
 mod daemon;
 mod generate;
 mod guests;
+mod ipmi;
 mod look;
 mod messages;
 mod policy;
@@ -126,6 +127,8 @@ enum Command {
         #[arg(long = "as", value_name = "APP")]
         app: Option<String>,
     },
+    /// Ask the platform's BMC, through the hardware M-channel.
+    Ipmi(ipmi::Options),
     /// Check the rules of who may talk to whom, try them, load them.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -188,6 +191,7 @@ fn main() -> ExitCode {
             interval,
             app,
         } => messages::ping(&cli.device, to, *count, *interval, app.as_deref()),
+        Command::Ipmi(options) => ipmi::run(&cli.device, options),
         Command::Policy(command) => policy::run(&cli.device, command),
         Command::Endpoints => look::endpoints(),
         Command::Links => look::links(&cli.device),
