@@ -20,6 +20,7 @@ TOP = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 
 DOM0_MODULES = ["virtio_blk", "squashfs", "overlay"]
+DOM_M_ALONE = {"mgmtd", "mgmt-fabric"}
 GUEST_MODULES = ["xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs", "xen-netfront", "xen-blkfront"]
 
 
@@ -154,7 +155,8 @@ def guest_initrd(host: Host, modules: Modules, path: Path, args: argparse.Namesp
     dep = "".join(f"{unpacked(p)}:{''.join(f' {unpacked(d)}' for d in modules.needs(p))}\n" for p in order)
     cpio.text(f"{base}/modules.dep", dep)
     cpio.file(f"{base}/modules.builtin", modules.directory / "modules.builtin")
-    programs = our_programs(args)
+    # The larger ones are Dom-M's alone, and a guest's programs are in its memory.
+    programs = [p for p in our_programs(args) if p.name not in DOM_M_ALONE]
     for program in programs:
         cpio.file(f"lab/bin/{program.name}", program, 0o755)
     # What is for a debugger is nine tenths of a module, and a guest has it in its memory.
