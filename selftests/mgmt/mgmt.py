@@ -316,8 +316,16 @@ class GuestFile:
             ["guest", "-i", guest, RELAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         self._rest = b""
-        if app is not None:
-            self.bind(app)
+        # busybox's timeout has a child that looks once a second whether its command has ended. The file
+        # of an earlier reader is open until then.
+        end = time.monotonic() + 5
+        while app is not None:
+            try:
+                return self.bind(app)
+            except OSError as e:
+                if e.errno != errno.EADDRINUSE or time.monotonic() > end:
+                    raise
+            time.sleep(0.2)
 
     def __enter__(self):
         return self
