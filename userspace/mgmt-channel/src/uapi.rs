@@ -198,6 +198,17 @@ pub enum LinkState {
     Other(u32),
 }
 
+impl std::fmt::Display for LinkState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Connected => f.write_str("connected"),
+            Self::Closed => f.write_str("closed"),
+            Self::Other(n) => write!(f, "state {n}"),
+        }
+    }
+}
+
 /// One link's counters, since its channel was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

@@ -4,7 +4,7 @@
 
 use crate::{daemon, table};
 use anyhow::{Context, Result, bail};
-use mgmt_channel::{AppId, Channel, Link, LinkState};
+use mgmt_channel::{AppId, Channel, Link};
 use mgmt_control::{Answer, Command};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -80,12 +80,7 @@ fn link_lines(
     };
     let mut lines = vec![head];
     for link in links {
-        let state = match link.state {
-            LinkState::Connecting => "connecting".to_owned(),
-            LinkState::Connected => "connected".into(),
-            LinkState::Closed => "closed".into(),
-            LinkState::Other(n) => format!("state {n}"),
-        };
+        let state = link.state.to_string();
         let name = link.guest.map_or("uplink".into(), |id| format!("vm:{id}"));
         let mut line = vec![name, state, link.epoch.to_string()];
         match before {

@@ -4,7 +4,7 @@
 
 use crate::{daemon, guests, table};
 use anyhow::{Context, Result};
-use mgmt_channel::{Channel, Info, Link, LinkState, show_component};
+use mgmt_channel::{Channel, Info, Link, show_component};
 use mgmt_xenstore::device::{self, Status, state_name};
 use mgmt_xenstore::{Error, Xenstore};
 use std::collections::BTreeMap;
@@ -122,12 +122,7 @@ fn print_table(rows: &BTreeMap<Option<u32>, Row>) {
         match &row.link {
             None => line.extend(std::iter::repeat_n("-".to_owned(), 9)),
             Some(link) => {
-                line.push(match link.state {
-                    LinkState::Connecting => "connecting".into(),
-                    LinkState::Connected => "connected".into(),
-                    LinkState::Closed => "closed".into(),
-                    LinkState::Other(n) => format!("state {n}"),
-                });
+                line.push(link.state.to_string());
                 line.push(link.epoch.to_string());
                 let counters = [
                     link.rx_messages,
