@@ -13,10 +13,16 @@ use crate::{
     payload::Payload,
     policy::LoadError,
     port::{check_length, decode, decode_written, Full, Port},
-    pure::{account::Owner, large::MAX_PAYLOAD, policy::MAX_TEXT, route::Above},
+    pure::{
+        account::Owner,
+        directory::Service,
+        large::MAX_PAYLOAD,
+        policy::MAX_TEXT,
+        route::Above, //
+    },
     report,
     trace::{trace, Point},
-    wire::{AppId, Component, Header, Reason, APP_ID_LEN, HEADER_LEN}, //
+    wire::{Address, AppId, Component, Header, Reason, ADDRESS_LEN, APP_ID_LEN, HEADER_LEN}, //
 };
 use kernel::{
     fs::{File, Kiocb},
@@ -52,11 +58,11 @@ impl MgmtFile {
         self.port.as_ref().ok_or(EBADFD)
     }
 
-    fn bind(&self, app: AppId, shared: bool) -> Result {
+    fn bind(&self, service: Service, shared: bool) -> Result {
         let _binding = self.binding.lock();
         self.require_unbound()?;
         let bind = Bind {
-            service: app.into(),
+            service,
             shared,
             principal: self.principal,
             account: &self.account,
@@ -84,7 +90,7 @@ impl MgmtFile {
         }
         let name = line.strip_prefix(b"bind ").ok_or(EBADFD)?;
         let name = name.strip_suffix(b"\n").unwrap_or(name);
-        self.bind(AppId::new(name).map_err(|_| EINVAL)?, false)?;
+        self.bind(AppId::new(name).map_err(|_| EINVAL)?.into(), false)?;
         Ok(len)
     }
 
@@ -373,6 +379,7 @@ const IOC_FABRIC: u32 = _IOWR::<bindings::mgmt_fabric>(bindings::MGMT_IOC_MAGIC,
 const IOC_FABRIC_SETTLE: u32 = _IOW::<bindings::mgmt_fabric_settle>(bindings::MGMT_IOC_MAGIC, 10);
 const IOC_FABRIC_MOVED: u32 = _IOW::<bindings::mgmt_fabric_moved>(bindings::MGMT_IOC_MAGIC, 11);
 const IOC_EXCHANGE: u32 = _IOWR::<bindings::mgmt_exchange>(bindings::MGMT_IOC_MAGIC, 12);
+const IOC_BIND_HARDWARE: u32 = _IOW::<bindings::mgmt_bind_hardware>(bindings::MGMT_IOC_MAGIC, 13);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]
@@ -424,13 +431,25 @@ impl MiscDevice for MgmtFile {
                 let bytes: [u8; size_of::<bindings::mgmt_bind>()] =
                     user(size_of::<bindings::mgmt_bind>()).reader().read()?;
                 let (app, rest) = bytes.split_first_chunk().ok_or(EINVAL)?;
-                let (flags, rest) = rest.split_first_chunk().ok_or(EINVAL)?;
-                let flags = u32::from_ne_bytes(*flags);
-                if flags & !bindings::MGMT_BIND_SHARED != 0 || rest.iter().any(|&b| b != 0) {
+                let shared = is_shared(rest)?;
+                this.bind(AppId::decode(app).map_err(|_| EINVAL)?.into(), shared)?;
+            }
+            IOC_BIND_HARDWARE => {
+                require_admin()?;
+                let bytes: [u8; size_of::<bindings::mgmt_bind_hardware>()] =
+                    user(size_of::<bindings::mgmt_bind_hardware>())
+                        .reader()
+                        .read()?;
+                let (address, rest) = bytes.split_first_chunk::<ADDRESS_LEN>().ok_or(EINVAL)?;
+                let address = Address::decode(address).map_err(|_| EINVAL)?;
+                let Component::Hardware(serial) = address.component else {
                     return Err(EINVAL);
-                }
-                let shared = flags & bindings::MGMT_BIND_SHARED != 0;
-                this.bind(AppId::decode(app).map_err(|_| EINVAL)?, shared)?;
+                };
+                let service = Service {
+                    serial: Some(serial),
+                    app: address.app.ok_or(EINVAL)?,
+                };
+                this.bind(service, is_shared(rest)?)?;
             }
             IOC_INFO => user(size_of::<bindings::mgmt_info>())
                 .writer()
@@ -531,6 +550,16 @@ fn require_admin() -> Result {
     } else {
         Err(EPERM)
     }
+}
+
+/// Whether the App_ID is shared, by what follows the name in a request to bind: flags and zeros.
+fn is_shared(rest: &[u8]) -> Result<bool> {
+    let (flags, reserved) = rest.split_first_chunk().ok_or(EINVAL)?;
+    let flags = u32::from_ne_bytes(*flags);
+    if flags & !bindings::MGMT_BIND_SHARED != 0 || reserved.iter().any(|&b| b != 0) {
+        return Err(EINVAL);
+    }
+    Ok(flags & bindings::MGMT_BIND_SHARED != 0)
 }
 
 impl Pollable for MgmtFile {

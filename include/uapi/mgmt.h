@@ -106,6 +106,17 @@ struct mgmt_bind {
 	__u32	reserved[7];		/* 0 */
 };
 
+/*
+ * MGMT_IOC_BIND_HARDWARE: serve the App_ID of @address in a hardware component, whose serial number is
+ * its component (MGMT_COMPONENT_HARDWARE), for an agent that has that hardware in hand. Only in the
+ * platform's management VM. Once per file.
+ */
+struct mgmt_bind_hardware {
+	struct mgmt_address address;
+	__u32	flags;			/* MGMT_BIND_* */
+	__u32	reserved[7];		/* 0 */
+};
+
 #define MGMT_INFO_BOUND		(1u << 0)	/* this file is bound */
 #define MGMT_INFO_UPLINK	(1u << 1)	/* this domain's channel to Dom-M is connected */
 #define MGMT_INFO_MVM		(1u << 2)	/* this domain is a management VM (has, or may have, guests) */
@@ -273,5 +284,6 @@ struct mgmt_exchange {
 #define MGMT_IOC_FABRIC_SETTLE	_IOW(MGMT_IOC_MAGIC, 10, struct mgmt_fabric_settle)
 #define MGMT_IOC_FABRIC_MOVED	_IOW(MGMT_IOC_MAGIC, 11, struct mgmt_fabric_moved)
 #define MGMT_IOC_EXCHANGE	_IOWR(MGMT_IOC_MAGIC, 12, struct mgmt_exchange)
+#define MGMT_IOC_BIND_HARDWARE	_IOW(MGMT_IOC_MAGIC, 13, struct mgmt_bind_hardware)
 
 #endif /* _UAPI_MGMT_H */

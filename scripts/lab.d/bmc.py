@@ -22,6 +22,11 @@ HERE = Path(__file__).resolve().parent
 KCS = ["-device", "isa-ipmi-kcs,bmc=bmc0"]
 
 
+def smbios(serial: str) -> list[str]:
+    """The emulator's options for the machine's serial number, by which the hardware is found."""
+    return ["-smbios", f"type=1,serial={serial}"]
+
+
 def die_with_parent() -> None:
     """What the launcher starts must not outlive it, however that ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -58,7 +63,7 @@ class Simulated(Bmc):
     present = True
 
     def machine(self) -> list[str]:
-        return ["-device", "ipmi-bmc-sim,id=bmc0", *KCS]
+        return ["-device", "ipmi-bmc-sim,id=bmc0", *KCS, *smbios(SERIAL)]
 
 
 class External(Bmc):
@@ -73,7 +78,12 @@ class External(Bmc):
 
     def machine(self) -> list[str]:
         chardev = f"socket,id=bmc-vm,{self.address()}"
-        return ["-chardev", chardev, "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc-vm", *KCS]
+        bmc = ["-chardev", chardev, "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc-vm", *KCS]
+        return [*bmc, *smbios(self.serial())]
+
+    def serial(self) -> str:
+        """The machine's."""
+        return SERIAL
 
     def address(self) -> str:
         """Where they meet, for the emulator."""
@@ -129,8 +139,8 @@ class Ours(External):
         self.options.setdefault("serial", SERIAL)
         self.program = find(places)
 
-    def machine(self) -> list[str]:
-        return [*super().machine(), "-smbios", f"type=1,serial={self.options['serial']}"]
+    def serial(self) -> str:
+        return self.options["serial"]
 
     def address(self) -> str:
         return f"fd={self.vm.fileno()},server=on,wait=off"

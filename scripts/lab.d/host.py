@@ -31,6 +31,7 @@ TROUBLE = re.compile(
 # After these Dom0 is gone for good.
 CRASH = re.compile(r"\(XEN\).*(Domain 0 crashed|Panic on CPU)|Kernel panic - not syncing")
 TAIL = 15  # lines of a console that a report shows
+NVME_SIZE = 16 << 20
 
 
 @dataclass
@@ -160,6 +161,14 @@ class Host:
             command += [
                 "-drive", f"file={disk},format=raw,if=none,id=d{i},readonly=on",
                 "-device", f"virtio-blk-pci,drive=d{i}",
+            ]  # fmt: skip
+        for i, disk in enumerate(a.nvme):
+            image = self.run / f"nvme{i}.img"
+            with image.open("wb") as f:
+                f.truncate(NVME_SIZE)
+            command += [
+                "-drive", f"file={image},format=raw,if=none,id=nvme{i}",
+                "-device", f"nvme,drive=nvme{i},serial={disk}",
             ]  # fmt: skip
         if a.icount:
             command += ["-icount", f"shift={a.icount_shift},sleep=off"]

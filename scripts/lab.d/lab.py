@@ -124,7 +124,14 @@ def options(p: argparse.ArgumentParser) -> None:
         const="sim",
         metavar="KIND",
         help="a BMC on KCS, /dev/ipmi0: sim (QEMU's; what it is without KIND), "
-        "extern[:OPTION[=VALUE],...] (ours, with DCMI: docs/bmc.md), ipmi_sim (OpenIPMI's), or none",
+        "extern[:OPTION[=VALUE],...] (ours, with DCMI: docs/bmc.md; that of `test`), ipmi_sim (OpenIPMI's), or none",
+    )
+    g.add_argument(
+        "--nvme",
+        action="append",
+        default=[],
+        metavar="SERIAL[,OPTION=VALUE...]",
+        help="an empty NVMe disk for Dom0, with options of QEMU's (`test` has two, one of them failing)",
     )
     g.add_argument("--icount", action="store_true", help="time counts instructions, not the host's load")
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
@@ -216,6 +223,8 @@ def test(args: argparse.Namespace) -> int:
     if args.pattern:
         args.command = ["bash", "-c", SOME_TESTS, "lab test", *args.pattern]
     args.guests = args.guests or ("pvh,pvh" if DEBUG_KERNEL else "pv,pvh")
+    args.bmc = args.bmc or "extern"
+    args.nvme = args.nvme or ["DISK0001", "DISK0002,smart_critical_warning=4"]
     # migrate.py makes a guest, and for a while has it twice.
     args.spare_mem = max(args.spare_mem, 400)
     if not (TOP / "selftests/run_kselftest.sh").exists():

@@ -3,4 +3,4 @@
 #
 # What Dom0's image holds beyond Debian's minimum, and the kernel.
 printf '%s\n' kmod iproute2 xen-utils-4.20 xen-hypervisor-4.20-amd64 ipmitool \
-	busybox-static python3-minimal procps strace
+	busybox-static python3-minimal procps smartmontools strace

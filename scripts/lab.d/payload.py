@@ -20,7 +20,7 @@ TOP = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 
 DOM0_MODULES = ["virtio_blk", "squashfs", "overlay"]
-DOM_M_ALONE = {"mgmtd", "mgmt-fabric"}
+DOM_M_ALONE = {"mgmtd", "mgmt-fabric", "mgmt-smart"}
 GUEST_MODULES = ["xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs", "xen-netfront", "xen-blkfront"]
 
 

@@ -90,8 +90,12 @@ def log():
     tool("Clearing", "sel", "clear")
     with Ipmi() as connection:
         record = bytes([0, 0, 0xE0, *range(13)])
-        equal("Add SEL Entry", (OK, struct.pack("<H", 1)), connection.ask(STORAGE, 0x44, record))
-        connection.ask(STORAGE, 0x44, record)
+        ids = []
+        for _ in range(2):
+            code, data = connection.ask(STORAGE, 0x44, record)
+            equal("Add SEL Entry", (OK, 2), (code, len(data)))
+            ids += struct.unpack("<H", data)
+        equal("the second id", ids[0] + 1, ids[1])
     bmc(HOT)
     tool("Upper Non-critical going high", "sel", "list")
     equal("entries", "3", status()["sel"])

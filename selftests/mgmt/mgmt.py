@@ -52,6 +52,7 @@ FABRIC = struct.Struct("<QQ16s")
 SETTLE = struct.Struct("<QII")
 MOVED_AWAY = struct.Struct("<16s16s")
 EXCHANGE = struct.Struct("<QQII16s")
+BIND_HARDWARE = struct.Struct("<32s32sI28s")
 IOC_BIND = _ioc(1, 1, BIND.size)
 IOC_INFO = _ioc(2, 2, INFO.size)
 IOC_SET_MVM = _ioc(1, 3, MVM.size)
@@ -64,6 +65,7 @@ IOC_FABRIC = _ioc(3, 9, FABRIC.size)
 IOC_FABRIC_SETTLE = _ioc(1, 10, SETTLE.size)
 IOC_FABRIC_MOVED = _ioc(1, 11, MOVED_AWAY.size)
 IOC_EXCHANGE = _ioc(3, 12, EXCHANGE.size)
+IOC_BIND_HARDWARE = _ioc(1, 13, BIND_HARDWARE.size)
 UPLINK = 0xFFFFFFFF
 RULE_BUILT_IN = 0x10000
 
@@ -171,6 +173,9 @@ class File:
 
     def bind(self, app, flags=0, reserved=bytes(28)):
         fcntl.ioctl(self.fd, IOC_BIND, BIND.pack(app_id(app), flags, reserved))
+
+    def bind_hardware(self, component, app, flags=0, reserved=bytes(28)):
+        fcntl.ioctl(self.fd, IOC_BIND_HARDWARE, BIND_HARDWARE.pack(component, app_id(app), flags, reserved))
 
     def info(self):
         data = fcntl.ioctl(self.fd, IOC_INFO, bytes(INFO.size))

@@ -3,7 +3,9 @@
 //! One open file of `/dev/mgmt`.
 
 use crate::uapi::{self, Account, Info, Link, RuleHits};
-use crate::{Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Reason, Result};
+use crate::{
+    Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Reason, Result, Serial,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -94,6 +96,12 @@ impl Channel {
     /// message to the one that was first.
     pub fn bind_shared(&self, app: &AppId) -> Result<()> {
         uapi::bind(self.fd.as_fd(), app, true)
+    }
+
+    /// Claims `app` of the hardware with this serial number, which this program has in hand. In the
+    /// management VM only. Needs `CAP_SYS_ADMIN`.
+    pub fn bind_hardware(&self, serial: Serial, app: &AppId) -> Result<()> {
+        uapi::bind_hardware(self.fd.as_fd(), serial, app)
     }
 
     /// [`Channel::bind`] by name, in one line with opening.

@@ -2,7 +2,7 @@
 
 //! The ioctls of `include/uapi/mgmt.h`.
 
-use crate::{AppId, Component, Error, Result};
+use crate::{Address, AppId, Component, Error, Result, Serial};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
 use std::os::fd::BorrowedFd;
@@ -19,11 +19,20 @@ const POLICY_READ: Opcode = opcode::read_write::<RawPolicyRead>(MAGIC, 6);
 const RULE: Opcode = opcode::read_write::<RawRule>(MAGIC, 7);
 const ACCOUNT: Opcode = opcode::read_write::<RawAccount>(MAGIC, 8);
 const LINK: Opcode = opcode::read_write::<RawLink>(MAGIC, 4);
+const BIND_HARDWARE: Opcode = opcode::write::<RawBindHardware>(MAGIC, 13);
 
 /// `struct mgmt_bind`
 #[repr(C)]
 struct RawBind {
     app: [u8; 32],
+    flags: u32,
+    reserved: [u32; 7],
+}
+
+/// `struct mgmt_bind_hardware`
+#[repr(C)]
+struct RawBindHardware {
+    address: [u8; 64],
     flags: u32,
     reserved: [u32; 7],
 }
@@ -255,6 +264,22 @@ pub(crate) fn bind(fd: BorrowedFd<'_>, app: &AppId, shared: bool) -> Result<()> 
     })
 }
 
+pub(crate) fn bind_hardware(fd: BorrowedFd<'_>, serial: Serial, app: &AppId) -> Result<()> {
+    let address = Address::new(Component::Hardware(serial), *app);
+    let raw = RawBindHardware {
+        address: address.encode(),
+        flags: 0,
+        reserved: [0; 7],
+    };
+    // SAFETY: the request code and `RawBindHardware` are those of `include/uapi/mgmt.h`; the kernel
+    // only reads the structure.
+    let done = unsafe { ioctl(fd, Setter::<BIND_HARDWARE, RawBindHardware>::new(raw)) };
+    done.map_err(|errno| match errno {
+        Errno::ADDRINUSE => Error::NameTaken(address.to_string()),
+        other => Error::from_errno("bind to hardware", other),
+    })
+}
+
 pub(crate) fn info(fd: BorrowedFd<'_>) -> Result<Info> {
     let mut raw = RawInfo::default();
     // SAFETY: the request code and `RawInfo` are those of `include/uapi/mgmt.h`; the kernel writes
@@ -446,6 +471,7 @@ mod tests {
     #[test]
     fn layouts_match_the_header() {
         assert_eq!(size_of::<RawBind>(), 64);
+        assert_eq!(size_of::<RawBindHardware>(), 96);
         assert_eq!(size_of::<RawInfo>(), 120);
         assert_eq!(offset_of!(RawInfo, max_payload), 72);
         assert_eq!(size_of::<RawMvm>(), 32);
@@ -463,5 +489,6 @@ mod tests {
         assert_eq!(SET_MVM as u64, 0x4020_ce03);
         assert_eq!(LINK as u64, 0xc058_ce04);
         assert_eq!(ACCOUNT as u64, 0xc050_ce08);
+        assert_eq!(BIND_HARDWARE as u64, 0x4060_ce0d);
     }
 }

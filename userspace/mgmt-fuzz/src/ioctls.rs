@@ -5,7 +5,7 @@
 use crate::dice::Dice;
 use crate::memory::Memory;
 use crate::sys::Address;
-use libc::{EFAULT, EINVAL, EMSGSIZE, ENOENT, ENOSPC, ENOTTY};
+use libc::{EFAULT, EINVAL, EMSGSIZE, ENOENT, ENOSPC, ENOTTY, EPROTONOSUPPORT};
 
 const WRITE: u32 = 1 << 30;
 const READ: u32 = 2 << 30;
@@ -25,8 +25,10 @@ const ACCOUNT: u32 = request(READ | WRITE, 8, 80);
 pub const FABRIC: u32 = request(READ | WRITE, 9, 32);
 pub const FABRIC_SETTLE: u32 = request(WRITE, 10, 16);
 pub const FABRIC_MOVED: u32 = request(WRITE, 11, 32);
+const EXCHANGE: u32 = request(READ | WRITE, 12, 40);
+const BIND_HARDWARE: u32 = request(WRITE, 13, 96);
 
-const ALL: [u32; 8] = [
+const ALL: [u32; 9] = [
     BIND,
     INFO,
     SET_MVM,
@@ -35,8 +37,17 @@ const ALL: [u32; 8] = [
     POLICY_READ,
     RULE,
     ACCOUNT,
+    BIND_HARDWARE,
 ];
-const ADMINS: [u32; 6] = [SET_MVM, LINK, POLICY_LOAD, POLICY_READ, RULE, ACCOUNT];
+const ADMINS: [u32; 7] = [
+    SET_MVM,
+    LINK,
+    POLICY_LOAD,
+    POLICY_READ,
+    RULE,
+    ACCOUNT,
+    BIND_HARDWARE,
+];
 
 /// What forbids nothing to the traffic beside.
 const RULES: &[u8] = b"# any\nallow * -> *\n";
@@ -111,6 +122,13 @@ pub fn admin(dice: &mut Dice, memory: &Memory, text: &Memory, own_ip: [u8; 16]) 
             put(8, &(room as u32).to_le_bytes());
             (vec![0, EFAULT, ENOSPC], Some(16))
         }
+        BIND_HARDWARE => {
+            // Any address but one of hardware.
+            let component = dice.choose(&[0u8, 1, 4, 5, 6, 9, 255]);
+            put(0, &[component]);
+            put(32, b"Fuzzed");
+            (vec![EINVAL], Some(68))
+        }
         _ => {
             let number = dice.choose(&[0, 1, 0x1_0000, 0x1_0005, 0x1_ffff, u32::MAX]);
             put(0, &number.to_le_bytes());
@@ -122,6 +140,37 @@ pub fn admin(dice: &mut Dice, memory: &Memory, text: &Memory, own_ip: [u8; 16]) 
         return (request, memory.put(&bytes), vec![EINVAL]);
     }
     (request, memory.put(&bytes), allowed)
+}
+
+/// An exchange in which nothing is sent or received, on a bound file.
+pub fn exchange(dice: &mut Dice, memory: &Memory, text: &Memory) -> Call {
+    let mut bytes = [0; 40];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    let errno = match dice.below(5) {
+        0 => {
+            put(24 + dice.below(16), &[1]);
+            EINVAL
+        }
+        1 => {
+            put(0, &text.unreadable(dice).0.to_le_bytes());
+            put(16, &4096u32.to_le_bytes());
+            EFAULT
+        }
+        // Less than a header.
+        2 => {
+            put(0, &text.buffer(192).0.to_le_bytes());
+            put(16, &(1 + dice.below(191) as u32).to_le_bytes());
+            EINVAL
+        }
+        // A header of another version.
+        3 => {
+            put(0, &text.put(&[dice.choose(&[0, 2, 255]); 300]).0.to_le_bytes());
+            put(16, &300u32.to_le_bytes());
+            EPROTONOSUPPORT
+        }
+        _ => 0,
+    };
+    (EXCHANGE, memory.put(&bytes), vec![errno])
 }
 
 /// Rules to load: where they are, how many bytes, and the errno.

@@ -435,8 +435,10 @@ impl Model<'_> {
     }
 
     fn ioctl(&mut self, at: usize) {
-        let (request, argument, mut allowed) = match self.dice.below(4) {
+        let is_bound = self.files[at].bound.is_some();
+        let (request, argument, mut allowed) = match self.dice.below(5) {
             0 => ioctls::unknown(&mut self.dice, &self.memory),
+            4 if is_bound => ioctls::exchange(&mut self.dice, &self.memory, &self.text),
             1 => ioctls::no_memory(&mut self.dice, &self.memory),
             _ => ioctls::admin(&mut self.dice, &self.memory, &self.text, self.own_ip),
         };

@@ -319,7 +319,10 @@ fn sensor(bmc: &Bmc, record: &SensorRecord<'_>) -> Result<Vec<String>> {
 
 fn sel(bmc: &Bmc) -> Result<()> {
     let info = bmc.ask(App::Sel, Operation::SelInfo)?;
-    let entries = u16::from_le_bytes([info[1], info[2]]);
+    let &[_, low, high, ..] = &*info else {
+        bail!("nothing is said of the log");
+    };
+    let entries = u16::from_le_bytes([low, high]);
     let mut id = 0;
     for _ in 0..entries {
         let data = bmc.ask(App::Sel, Operation::SelEntry(id))?;
@@ -338,7 +341,7 @@ fn sel(bmc: &Bmc) -> Result<()> {
 
 fn chassis(bmc: &Bmc) -> Result<()> {
     let data = bmc.ask(App::Chassis, Operation::ChassisStatus)?;
-    let power = data[0];
+    let power = *data.first().context("nothing is said of the chassis")?;
     println!("power    {}", if power & 1 != 0 { "on" } else { "off" });
     for (bit, text) in [
         (0x02, "overload"),

@@ -10,6 +10,7 @@ mod ipmi;
 mod look;
 mod messages;
 mod policy;
+mod smart;
 mod status;
 mod table;
 
@@ -129,6 +130,8 @@ enum Command {
     },
     /// Ask the platform's BMC, through the hardware M-channel.
     Ipmi(ipmi::Options),
+    /// Show the health of the platform's disks, through the M-channels of mgmt-smart.
+    Smart(smart::Options),
     /// Check the rules of who may talk to whom, try them, load them.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -192,6 +195,7 @@ fn main() -> ExitCode {
             app,
         } => messages::ping(&cli.device, to, *count, *interval, app.as_deref()),
         Command::Ipmi(options) => ipmi::run(&cli.device, options),
+        Command::Smart(options) => smart::run(&cli.device, options),
         Command::Policy(command) => policy::run(&cli.device, command),
         Command::Endpoints => look::endpoints(),
         Command::Links => look::links(&cli.device),
