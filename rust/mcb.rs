@@ -514,6 +514,11 @@ impl Bridge {
             Some(uuid) => Some(RBTreeNode::new(uuid, vm_id, GFP_KERNEL)?),
             None => None,
         };
+        let old = link.origin();
+        let mut former = match old {
+            Origin::Guest(was) if was != vm_id => Some(RBTreeNode::new(was, vm_id, GFP_KERNEL)?),
+            _ => None,
+        };
         let is_link = |known: &Arc<Link>| Arc::ptr_eq(known, link);
         let mut notices = Notices::default();
         let mut table = self.table.lock();
@@ -521,7 +526,6 @@ impl Bridge {
         if directory.guest(vm_id).is_some_and(|known| !is_link(known)) {
             return Err(EEXIST);
         }
-        let old = link.origin();
         let known = match old {
             Origin::Guest(old) if directory.guest(old).is_some_and(is_link) => {
                 directory.remove_guest(old)
@@ -530,13 +534,21 @@ impl Bridge {
         };
         directory.add_guest(entry);
         let name = name.and_then(|name| directory.set_stable(name));
-        if known.is_some() && old != Origin::Guest(vm_id) {
-            link.set_vm_id(vm_id);
-            table.guest_moved(old, vm_id, &mut notices);
-        }
+        let moved = match (&known, old, former.take()) {
+            (Some(_), Origin::Guest(was), Some(entry)) => {
+                former = directory.set_former(was, entry);
+                link.set_vm_id(vm_id);
+                table.guest_moved(old, vm_id, &mut notices);
+                Some(table.directory.names.guest(vm_id))
+            }
+            _ => None,
+        };
         table.ask_link(link, &mut notices);
         drop(table);
-        drop((known, name));
+        drop((known, name, former));
+        if let Some(component) = moved {
+            self.move_requests(link.principal, link.principal, component);
+        }
         self.tell(notices);
         Ok(())
     }
@@ -574,11 +586,11 @@ impl Bridge {
                 let name = link
                     .uuid
                     .and_then(|uuid| directory.remove_stable(&uuid, id));
-                (directory.remove_guest(id), name)
+                (directory.remove_guest(id), name, directory.remove_former(id))
             }
             _ => {
                 directory.remove_uplink();
-                (None, None)
+                (None, None, None)
             }
         };
         drop(table);

@@ -175,7 +175,7 @@ impl Bridge {
         target: &mut Target,
     ) -> Option<Answered> {
         let came_back = header.kind == Kind::Undeliverable;
-        if !came_back && !matches!(header.kind, Kind::Reply | Kind::Terminate) {
+        if !came_back && !header.kind.is_answer() {
             return None;
         }
         let names = self.names();

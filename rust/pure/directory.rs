@@ -117,6 +117,7 @@ pub struct Bound<E> {
 type Endpoints<P> = <P as Parts>::Map<EndpointKey, Bound<<P as Parts>::Endpoint>>;
 type Guests<P> = <P as Parts>::Map<u32, <P as Parts>::Link>;
 type StableNames<P> = <P as Parts>::Map<Uuid, u32>;
+type FormerNames<P> = <P as Parts>::Map<u32, u32>;
 
 /// An entry for an endpoint.
 pub type EndpointEntry<P> =
@@ -125,6 +126,9 @@ pub type EndpointEntry<P> =
 pub type GuestEntry<P> = <Guests<P> as Map<u32, <P as Parts>::Link>>::Entry;
 /// An entry for the VM_ID that a stable name stands for.
 pub type StableEntry<P> = <StableNames<P> as Map<Uuid, u32>>::Entry;
+
+/// An entry for the VM_ID that a guest has in the place of a former one.
+pub type FormerEntry<P> = <FormerNames<P> as Map<u32, u32>>::Entry;
 
 /// Endpoints and links, by their names.
 ///
@@ -140,6 +144,8 @@ pub struct Directory<P: Parts> {
     guests: Guests<P>,
     guest_count: u32,
     stable: StableNames<P>,
+    /// What guests that moved were called before. At most one such name leads to a guest.
+    former: FormerNames<P>,
     uplink: Option<P::Link>,
     /// The link to other platforms, while there is one.
     pub fabric: Option<P::Fabric>,
@@ -155,6 +161,7 @@ impl<P: Parts> Directory<P> {
             guests: Default::default(),
             guest_count: 0,
             stable: Default::default(),
+            former: Default::default(),
             uplink: None,
             fabric: None,
         }
@@ -301,6 +308,38 @@ impl<P: Parts> Directory<P> {
         self.stable.remove(uuid)
     }
 
+    /// A guest is another domain now, and answers to what it asked before are for that. Returns what
+    /// led to it from an earlier name, which is forgotten.
+    pub fn set_former(&mut self, was: u32, entry: FormerEntry<P>) -> Option<FormerEntry<P>> {
+        let earlier = self.remove_former(was);
+        self.former.insert(entry).or(earlier)
+    }
+
+    /// Forgets the former name of a guest.
+    pub fn remove_former(&mut self, vm_id: u32) -> Option<FormerEntry<P>> {
+        let mut next = self.former.lower_bound(&0);
+        while let Some((was, is)) = next {
+            if is == vm_id {
+                return self.former.remove(&was);
+            }
+            next = self.former.lower_bound(&was.checked_add(1)?);
+        }
+        None
+    }
+
+    /// The same way and name, unless it is an answer to a guest that has moved since it asked.
+    fn after_moves(&self, kind: Kind, way: Route, component: Component) -> (Route, Component) {
+        match way {
+            Route::Guest(was) if kind.is_answer() && self.guest(was).is_none() => {
+                match self.former.get(&was) {
+                    Some(&is) => (Route::Guest(is), self.names.guest(is)),
+                    None => (way, component),
+                }
+            }
+            _ => (way, component),
+        }
+    }
+
     /// The link to the management VM.
     pub fn uplink(&self) -> Option<&P::Link> {
         self.uplink.as_ref()
@@ -338,6 +377,7 @@ impl<P: Parts> Directory<P> {
         header: &Header,
     ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
         let (way, component) = self.route(origin, &header.destination.component);
+        let (way, component) = self.after_moves(header.kind, way, component);
         let receiver = match self.judge(rules, origin, way, header, component) {
             Verdict::Allow => self.locate(way, header.destination.app)?,
             Verdict::Deny => return Err(NoReceiver::Unreachable(Reason::Denied)),

@@ -161,6 +161,51 @@ for i in 0 1 2 3; do dd bs=65536 count=1 <&3 >/tmp/observed.$i; done) >/dev/null
 """
 
 
+# Asks Dom-M, and answers what it is asked when it is told to, in a guest that moves.
+CLERK = r"""
+rm -f /tmp/clerk.*
+(exec 3<>/dev/mgmt; printf 'bind Clerk\n' >&3
+echo %s | base64 -d | dd bs=65536 count=1 >&3
+dd bs=65536 count=1 <&3 >/tmp/clerk.asked
+while [ ! -e /tmp/clerk.go ]; do sleep 1; done
+echo %s | base64 -d | dd bs=65536 count=1 >&3
+dd bs=65536 count=1 <&3 >/tmp/clerk.answer) >/dev/null 2>&1 </dev/null &
+"""
+
+
+class Questions:
+    """Two requests that are on their way while a guest moves: one of its own, and one that it is asked."""
+
+    def __init__(self, name):
+        self.name, self.file = name, File("Questions")
+        self.held = self.file.account("uid:0")[0]["replies"]
+        asks = message("Questions", mgmt.MVM_COMPONENT, b"its question", flags=mgmt.REQUEST, correlation=5)
+        answers = message("Questions", mgmt.MVM_COMPONENT, b"its answer", kind=mgmt.REPLY, correlation=9)
+        words = tuple(base64.b64encode(m.encode()).decode() for m in (asks, answers))
+        must("guest", "-T", "60", name, CLERK % words, timeout=90)
+        self.asked = self.file.read(30)
+        equal("its question", b"its question", self.asked and self.asked.payload)
+        self.file.write(
+            message("Clerk", mgmt.vm(mgmt.domid(name)), b"a question", flags=mgmt.REQUEST, correlation=9)
+        )
+        check(until(lambda: mgmt.in_guest(name, "test -s /tmp/clerk.asked")[0] == 0, 30), "it is not asked")
+
+    def end(self):
+        """Both are answered: the answers go to the names that were asked from."""
+        self.file.write(
+            message("Clerk", self.asked.source_component, b"an answer", kind=mgmt.REPLY, correlation=5)
+        )
+        must("guest", self.name, "touch /tmp/clerk.go")
+        got = self.file.read(60)
+        equal("its answer", (mgmt.REPLY, 9, b"its answer"), got and (got.kind, got.correlation, got.payload))
+        check(until(lambda: mgmt.in_guest(self.name, "test -s /tmp/clerk.answer")[0] == 0, 60), "it has no answer")
+        _, output = mgmt.in_guest(self.name, "base64 /tmp/clerk.answer")
+        got = mgmt.Message.decode(base64.b64decode(output))
+        equal("the answer it got", (mgmt.REPLY, 5, b"an answer"), (got.kind, got.correlation, got.payload))
+        equal("requests that still wait", self.held, self.file.account("uid:0")[0]["replies"])
+        self.file.close()
+
+
 def observed(name, number):
     status, output = mgmt.in_guest(name, f"base64 /tmp/observed.{number}")
     return mgmt.Message.decode(base64.b64decode(output)) if status == 0 and output.strip() else None
@@ -174,7 +219,7 @@ def need_memory(mib):
 
 @case(timeout=600)
 def live_migration():
-    """A PVH guest migrates live to the same host, under traffic; watchers hear that it moved."""
+    """A PVH guest migrates live to the same host, under traffic; watchers hear that it moved; requests are answered."""
     need_memory(340)
     with open(RUNNER, "w") as f:
         f.write('shift\nexec "$@"\n')
@@ -192,6 +237,7 @@ def live_migration():
         must("guest", "-T", "60", name, OBSERVER % question, timeout=90)
         check(until(lambda: observed(name, 0), 30), f"{name}: told nothing of Dom-M")
 
+        questions = Questions(name)
         with Traffic(name) as traffic:
             up = (mgmt.UP, mgmt.vm(before))
             equal("up", [[up], [(mgmt.UP, home.info()["component"]), up], [up]], hear(watchers, (1, 2, 1)))
@@ -202,6 +248,7 @@ def live_migration():
             traffic.goes_on("after the migration")
             moved, down = (mgmt.MOVED, mgmt.vm(after)), (mgmt.DOWN, mgmt.vm(before))
             equal("moved", [[moved], [moved], [down]], hear(watchers, (1, 1, 1)))
+        questions.end()
         for watcher in watchers:
             watcher.close()
         check(until(lambda: observed(name, 1), 30), f"{name}: told nothing of the move")

@@ -196,6 +196,41 @@ fn a_stable_name_leads_to_the_guest_that_has_it_now() {
 }
 
 #[test]
+fn an_answer_follows_the_guest_that_asked() {
+    let mut directory = small();
+    let find = |directory: &Directory<Numbers>, kind, component| {
+        let header = Header {
+            kind,
+            ..to(app(1), component)
+        };
+        directory.find(&Always::new(Verdict::Allow), Origin::Local, &header)
+    };
+    let nobody = Err(NoReceiver::Unreachable(Reason::NoComponent));
+    // 3 is 8 now, and then 9.
+    directory.remove_guest(3);
+    directory.add_guest((8, 8));
+    assert_eq!(directory.set_former(3, (3, 8)), None);
+    for kind in [Kind::Reply, Kind::Terminate] {
+        let found = find(&directory, kind, guest(3));
+        assert_eq!(found, Ok((Receiver::Link(8), guest(8))));
+    }
+    assert_eq!(find(&directory, Kind::Data, guest(3)), nobody);
+    directory.remove_guest(8);
+    directory.add_guest((9, 9));
+    assert_eq!(directory.set_former(8, (8, 9)), Some((3, 8)));
+    assert_eq!(find(&directory, Kind::Reply, guest(3)), nobody);
+    let found = find(&directory, Kind::Reply, guest(8));
+    assert_eq!(found, Ok((Receiver::Link(9), guest(9))));
+    // Another domain has that name now.
+    directory.add_guest((8, 8));
+    let found = find(&directory, Kind::Reply, guest(8));
+    assert_eq!(found, Ok((Receiver::Link(8), guest(8))));
+    directory.remove_guest(8);
+    assert_eq!(directory.remove_former(9), Some((8, 9)));
+    assert_eq!(find(&directory, Kind::Reply, guest(8)), nobody);
+}
+
+#[test]
 fn what_leads_up_needs_a_channel_and_loses_its_name_with_it() {
     let own = VmName {
         mvm_ip: [2; 16],

@@ -66,6 +66,11 @@ impl Kind {
     pub fn is_from_endpoint(self) -> bool {
         self != Self::Undeliverable
     }
+
+    /// Whether it may end a request.
+    pub fn is_answer(self) -> bool {
+        matches!(self, Self::Reply | Self::Terminate)
+    }
 }
 
 codes! {
