@@ -124,5 +124,11 @@ def power():
         equal("an agent", (ANSWERED, theirs, b""), asker.ask("Power", POWER_READING))
 
 
+@any_case
+def unload():
+    """The module goes"""
+    mgmt.must("rmmod", "mgmt_ipmi")
+
+
 if __name__ == "__main__":
     mgmt.main(need_guests=0)

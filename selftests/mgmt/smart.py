@@ -47,6 +47,7 @@ def ready():
     command = ["mgmt-smart", "--smartctl", WRAPPER, "--every", "2", "--fresh", "100", *found]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     _server.append(server)
+    atexit.register(server.wait)
     atexit.register(server.kill)
     said = sorted(server.stdout.readline().split()[-1] for _ in found)
     equal("who is served", [f"hw:{GOOD}", f"hw:{BAD}"], said)
