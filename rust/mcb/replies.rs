@@ -227,13 +227,18 @@ impl Bridge {
     }
 
     /// Remembers a request again, as the answer could not be sent.
-    pub(crate) fn unanswer(&self, answered: Option<Answered>) {
+    pub(crate) fn unanswer(self: &Arc<Self>, answered: Option<Answered>) {
         let Some(Answered(key, request)) = answered else {
             return;
         };
+        let has_deadline = request.expires.is_some();
         // Without memory for it, who asked hears nothing more.
         if let Ok(node) = RBTreeNode::new(key, request, GFP_KERNEL) {
             self.requests.lock().insert(node);
+        }
+        // Who looked for expired ones meanwhile may have found none, and not look again.
+        if has_deadline {
+            Self::expire_soon(self);
         }
     }
 

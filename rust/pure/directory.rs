@@ -327,17 +327,15 @@ impl<P: Parts> Directory<P> {
         None
     }
 
-    /// The same way and name, unless it is an answer to a guest that has moved since it asked.
-    fn after_moves(&self, kind: Kind, way: Route, component: Component) -> (Route, Component) {
-        match way {
-            Route::Guest(was) if kind.is_answer() && self.guest(was).is_none() => {
-                match self.former.get(&was) {
-                    Some(&is) => (Route::Guest(is), self.names.guest(is)),
-                    None => (way, component),
-                }
+    /// As [`Directory::route`], for an answer: a guest that has moved since it asked is found.
+    fn route_back(&self, origin: Origin, component: &Component) -> (Route, Component) {
+        let (way, component) = self.route(origin, component);
+        if let Route::Guest(was) = way {
+            if let (None, Some(&is)) = (self.guest(was), self.former.get(&was)) {
+                return (Route::Guest(is), self.names.guest(is));
             }
-            _ => (way, component),
         }
+        (way, component)
     }
 
     /// The link to the management VM.
@@ -376,8 +374,11 @@ impl<P: Parts> Directory<P> {
         origin: Origin,
         header: &Header,
     ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
-        let (way, component) = self.route(origin, &header.destination.component);
-        let (way, component) = self.after_moves(header.kind, way, component);
+        let (way, component) = if header.kind.is_answer() {
+            self.route_back(origin, &header.destination.component)
+        } else {
+            self.route(origin, &header.destination.component)
+        };
         let receiver = match self.judge(rules, origin, way, header, component) {
             Verdict::Allow => self.locate(way, header.destination.app)?,
             Verdict::Deny => return Err(NoReceiver::Unreachable(Reason::Denied)),
@@ -393,7 +394,7 @@ impl<P: Parts> Directory<P> {
         origin: Origin,
         header: &Header,
     ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
-        let (way, component) = self.route(origin, &header.destination.component);
+        let (way, component) = self.route_back(origin, &header.destination.component);
         Ok((self.locate(way, header.destination.app)?, component))
     }
 

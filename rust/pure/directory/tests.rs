@@ -215,6 +215,9 @@ fn an_answer_follows_the_guest_that_asked() {
         assert_eq!(found, Ok((Receiver::Link(8), guest(8))));
     }
     assert_eq!(find(&directory, Kind::Data, guest(3)), nobody);
+    // What it sent before may come back.
+    let back = directory.find_asker(Origin::Local, &to(app(1), guest(3)));
+    assert_eq!(back, Ok((Receiver::Link(8), guest(8))));
     directory.remove_guest(8);
     directory.add_guest((9, 9));
     assert_eq!(directory.set_former(8, (8, 9)), Some((3, 8)));
