@@ -204,12 +204,16 @@ impl Bmc {
 
     /// The data of an answer whose completion code is 0.
     fn ask(&self, app: App, operation: Operation) -> Result<Bytes> {
-        let answer = self.answer(app, operation)?;
-        if answer.code != 0 {
-            bail!("the BMC refused, with completion code {:#04x}", answer.code);
-        }
-        Ok(answer.data)
+        done(self.answer(app, operation)?)
     }
+}
+
+/// The data of an answer whose completion code is 0.
+fn done(answer: Answer) -> Result<Bytes> {
+    if answer.code != 0 {
+        bail!("the BMC refused, with completion code {:#04x}", answer.code);
+    }
+    Ok(answer.data)
 }
 
 fn power(bmc: &Bmc) -> Result<()> {
@@ -256,8 +260,11 @@ fn set_limit(bmc: &Bmc, limit: Option<Limit>, hold: Option<bool>) -> Result<()> 
 /// The last record's, and the last entry's, successor.
 const NO_MORE: u16 = 0xffff;
 
-/// A sensor's record, and the next one's id.
-fn record(bmc: &Bmc, id: u16) -> Result<(Vec<u8>, u16)> {
+/// The completion code for what is not there (table 5-2).
+const NOT_PRESENT: u8 = 0xcb;
+
+/// A sensor's record, and the next one's id; none where the repository is empty.
+fn record(bmc: &Bmc, id: u16) -> Result<Option<(Vec<u8>, u16)>> {
     const HEAD: usize = 5;
     const AT_ONCE: usize = 32;
     let mut next = NO_MORE;
@@ -267,7 +274,11 @@ fn record(bmc: &Bmc, id: u16) -> Result<(Vec<u8>, u16)> {
         let count = (length - record.len()).min(AT_ONCE);
         let offset = u8::try_from(record.len())?;
         let part = Operation::SensorRecord(id, offset, count as u8);
-        let data = bmc.ask(App::Sensors, part)?;
+        let answer = bmc.answer(App::Sensors, part)?;
+        if answer.code == NOT_PRESENT && id == 0 && record.is_empty() {
+            return Ok(None);
+        }
+        let data = done(answer)?;
         let Some((after, bytes)) = data.split_first_chunk() else {
             bail!("no sensor record");
         };
@@ -280,7 +291,7 @@ fn record(bmc: &Bmc, id: u16) -> Result<(Vec<u8>, u16)> {
             length = HEAD + usize::from(*rest);
         }
     }
-    Ok((record, next))
+    Ok(Some((record, next)))
 }
 
 fn sensors(bmc: &Bmc) -> Result<()> {
@@ -288,7 +299,9 @@ fn sensors(bmc: &Bmc) -> Result<()> {
     let mut id = 0;
     // A BMC whose records have no end is not followed for ever.
     for _ in 0..1024 {
-        let (bytes, next) = record(bmc, id)?;
+        let Some((bytes, next)) = record(bmc, id)? else {
+            break;
+        };
         if let Some(record) = SensorRecord::decode(&bytes) {
             lines.push(sensor(bmc, &record)?);
         }
