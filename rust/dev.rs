@@ -379,7 +379,7 @@ const IOC_FABRIC: u32 = _IOWR::<bindings::mgmt_fabric>(bindings::MGMT_IOC_MAGIC,
 const IOC_FABRIC_SETTLE: u32 = _IOW::<bindings::mgmt_fabric_settle>(bindings::MGMT_IOC_MAGIC, 10);
 const IOC_FABRIC_MOVED: u32 = _IOW::<bindings::mgmt_fabric_moved>(bindings::MGMT_IOC_MAGIC, 11);
 const IOC_EXCHANGE: u32 = _IOWR::<bindings::mgmt_exchange>(bindings::MGMT_IOC_MAGIC, 12);
-const IOC_BIND_HARDWARE: u32 = _IOW::<bindings::mgmt_bind_hardware>(bindings::MGMT_IOC_MAGIC, 13);
+const IOC_BIND_HARDWARE: u32 = _IOW::<bindings::mgmt_bind_hardware>(bindings::MGMT_IOC_MAGIC, 15);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]

@@ -284,6 +284,6 @@ struct mgmt_exchange {
 #define MGMT_IOC_FABRIC_SETTLE	_IOW(MGMT_IOC_MAGIC, 10, struct mgmt_fabric_settle)
 #define MGMT_IOC_FABRIC_MOVED	_IOW(MGMT_IOC_MAGIC, 11, struct mgmt_fabric_moved)
 #define MGMT_IOC_EXCHANGE	_IOWR(MGMT_IOC_MAGIC, 12, struct mgmt_exchange)
-#define MGMT_IOC_BIND_HARDWARE	_IOW(MGMT_IOC_MAGIC, 13, struct mgmt_bind_hardware)
+#define MGMT_IOC_BIND_HARDWARE	_IOW(MGMT_IOC_MAGIC, 15, struct mgmt_bind_hardware)
 
 #endif /* _UAPI_MGMT_H */

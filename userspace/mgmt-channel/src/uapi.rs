@@ -19,7 +19,7 @@ const POLICY_READ: Opcode = opcode::read_write::<RawPolicyRead>(MAGIC, 6);
 const RULE: Opcode = opcode::read_write::<RawRule>(MAGIC, 7);
 const ACCOUNT: Opcode = opcode::read_write::<RawAccount>(MAGIC, 8);
 const LINK: Opcode = opcode::read_write::<RawLink>(MAGIC, 4);
-const BIND_HARDWARE: Opcode = opcode::write::<RawBindHardware>(MAGIC, 13);
+const BIND_HARDWARE: Opcode = opcode::write::<RawBindHardware>(MAGIC, 15);
 
 /// `struct mgmt_bind`
 #[repr(C)]
@@ -489,6 +489,6 @@ mod tests {
         assert_eq!(SET_MVM as u64, 0x4020_ce03);
         assert_eq!(LINK as u64, 0xc058_ce04);
         assert_eq!(ACCOUNT as u64, 0xc050_ce08);
-        assert_eq!(BIND_HARDWARE as u64, 0x4060_ce0d);
+        assert_eq!(BIND_HARDWARE as u64, 0x4060_ce0f);
     }
 }

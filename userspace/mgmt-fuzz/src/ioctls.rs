@@ -26,7 +26,7 @@ pub const FABRIC: u32 = request(READ | WRITE, 9, 32);
 pub const FABRIC_SETTLE: u32 = request(WRITE, 10, 16);
 pub const FABRIC_MOVED: u32 = request(WRITE, 11, 32);
 const EXCHANGE: u32 = request(READ | WRITE, 12, 40);
-const BIND_HARDWARE: u32 = request(WRITE, 13, 96);
+const BIND_HARDWARE: u32 = request(WRITE, 15, 96);
 
 const ALL: [u32; 9] = [
     BIND,
