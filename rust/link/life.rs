@@ -39,8 +39,11 @@ pub(crate) const PARK_BRIEFLY: Delta = Delta::from_secs(30);
 pub(super) const NOTE_LEN: usize = 8;
 const PAUSING: [u8; NOTE_LEN] = [1, 0, 0, 0, 0, 0, 0, 0];
 
+/// How long a guest that came from another platform waits for what that has of it.
+const ARRIVAL: Delta = Delta::from_secs(30);
+
 /// How long [`Link::pause`] waits at most for the other end, and how long at a time.
-const DRAIN: Delta = Delta::from_millis(200);
+const DRAIN: Delta = Delta::from_secs(2);
 const DRAIN_STEP: Delta = Delta::from_millis(2);
 /// After this time a paused link looks whether its domain was suspended at all: nobody tells.
 const PAUSE: Delta = Delta::from_secs(2);
@@ -180,6 +183,29 @@ impl Link {
         // What came before this moment had its event unanswered.
         Self::schedule(self);
         Ok(())
+    }
+
+    /// The guest has come from another platform. Until [`Link::has_arrived`] nothing that it sends is
+    /// taken, and its stable name leads to it only for what other platforms bring.
+    pub(crate) fn arrive(self: &Arc<Self>) {
+        self.io.lock().arrives = Some(Instant::now() + ARRIVAL);
+        self.arriving.store(true, ordering::Relaxed);
+        self.look_later();
+    }
+
+    pub(crate) fn is_arriving(&self) -> bool {
+        self.arriving.load(ordering::Relaxed)
+    }
+
+    /// From now on its stable name leads to the guest for all; called with the bridge's table locked.
+    pub(crate) fn has_arrived(&self) {
+        self.arriving.store(false, ordering::Relaxed);
+    }
+
+    /// From now on what the guest sends is taken.
+    pub(crate) fn go_ahead(self: &Arc<Self>) {
+        self.io.lock().arrives = None;
+        Self::schedule(self);
     }
 
     /// The device whose channel the link has.
@@ -350,7 +376,7 @@ impl Link {
     /// Deals with what time brings: messages that expire outside of the queues, a parked link whose
     /// time is up, a pause that no suspend followed. Whether there is more of it to come.
     pub(crate) fn tend(self: &Arc<Self>) -> bool {
-        let more = self.expire();
+        let more = self.expire() | self.tend_arrival();
         let mut life = self.life.lock();
         match &*life {
             Life::Parked(Some(until)) => {
@@ -368,6 +394,18 @@ impl Link {
             }
             Life::Parked(None) | Life::Ended => more,
         }
+    }
+
+    /// Ends an arrival that takes too long: its daemon may be gone. Whether it goes on.
+    fn tend_arrival(self: &Arc<Self>) -> bool {
+        let Some(until) = self.io.lock().arrives else {
+            return false;
+        };
+        if Instant::now() - until < Delta::ZERO {
+            return true;
+        }
+        self.bridge.guest_arrived(self, u64::MAX);
+        false
     }
 
     /// Ends a pause after which the domain was not suspended, or resumed where its device had not

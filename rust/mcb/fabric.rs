@@ -13,12 +13,13 @@ use crate::{
     account::Holding,
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
+    link::Link,
     message::{Message, Principal},
     payload::Payload,
     pure::{
         account::Owner,
         fabric::Window,
-        route::{is_remote, Above, Origin},
+        route::{is_remote, is_vm_of, Above, Origin},
         uuid::Uuid, //
     },
     trace::{trace, Point},
@@ -194,6 +195,29 @@ impl Fabric {
         Ok(())
     }
 
+    /// Takes out, in order, the messages to the component with this name: of those that were read,
+    /// from this number on.
+    fn take_for(&self, component: &Component, from: u64, taken: &mut List<Message>) {
+        let mut state = self.state.lock();
+        let mut next = Some(from);
+        while let Some((number, found)) = next.and_then(|from| {
+            let cursor = state.unsettled.cursor_lower_bound(&from)?;
+            let (number, message) = cursor.current();
+            Some((*number, message.stamped().destination.component == *component))
+        }) {
+            next = number.checked_add(1);
+            if !found {
+                continue;
+            }
+            if let Some(node) = state.unsettled.remove_node(&number) {
+                let (_, message) = node.to_key_value();
+                state.window.settle(message.amount());
+                taken.push_back(message);
+            }
+        }
+        taken.push_all_back(&mut self.inbox.take_for(component));
+    }
+
     /// Takes a message that a component of another platform has sent. `EACCES` if its source is
     /// none, `EAGAIN` if its receiver has no room: then nothing was taken. Never waits.
     pub(crate) fn write(self: &Arc<Self>, header: Header, payload: Payload) -> Result {
@@ -343,7 +367,10 @@ impl Bridge {
     ) -> Result<Prepared, Refused> {
         let from = fabric.principal;
         let origin = Origin::Fabric;
-        if !is_remote(&self.names(), &header.source.component, header.kind) {
+        let names = self.names();
+        if !is_remote(&names, &header.source.component, header.kind)
+            && !(is_vm_of(&names, &header.source.component) && self.is_expected(&header))
+        {
             return Err(Refused::Failed(EACCES));
         }
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -403,6 +430,58 @@ impl Bridge {
                 self.redirect(&message, component, fabric);
             }
         })
+    }
+
+    /// Whether a message goes to a guest that has just come from another platform: that may bring back
+    /// what this one had sent there for the guest.
+    fn is_expected(&self, header: &Header) -> bool {
+        match &header.destination.component {
+            Component::Stable(uuid) => self.stable_guest(uuid).is_some_and(|link| link.is_arriving()),
+            _ => false,
+        }
+    }
+
+    /// The guest with this stable name has all that other platforms had for it, and of it. What the
+    /// daemon holds for it since the number `from` goes to it, too. `ENOENT` if it has no link here.
+    pub(crate) fn guest_is_here(&self, uuid: Uuid, from: u64) -> Result {
+        let link = self.stable_guest(&uuid).ok_or(ENOENT)?;
+        if link.is_arriving() {
+            self.guest_arrived(&link, from);
+        }
+        Ok(())
+    }
+
+    /// Has a guest's stable name lead to it, behind what waits for it in the link to other platforms;
+    /// of what was read of that, from this number on.
+    pub(crate) fn guest_arrived(&self, link: &Arc<Link>, from: u64) {
+        let fabric = self.fabric();
+        let reading = fabric.as_ref().map(|fabric| fabric.reading.lock());
+        let mut waits = List::new();
+        let mut left = List::new();
+        // Nobody finds the one way or the other meanwhile.
+        let table = self.table.lock();
+        link.has_arrived();
+        if let (Some(fabric), Some(uuid)) = (&fabric, link.uuid) {
+            fabric.take_for(&Component::Stable(uuid), from, &mut waits);
+        }
+        while let Some(message) = waits.pop_front() {
+            self.move_request(&message, link.principal);
+            // They were accepted: what waited in one queue may wait in the other.
+            if let Err(PushError::Closed(message) | PushError::Full(message)) =
+                link.inbox.push_returned(message)
+            {
+                left.push_back(message);
+            }
+        }
+        drop(table);
+        drop(reading);
+        while let Some(message) = left.pop_front() {
+            self.bounce(&message, Reason::PeerGone);
+        }
+        if let Some(fabric) = &fabric {
+            fabric.readable.notify_all();
+        }
+        link.go_ahead();
     }
 
     /// Sends a message on to other platforms, under another name.

@@ -2,7 +2,7 @@
 
 //! `mgmt-fabric`: carries M-channels between this host and others.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use mgmt_channel::{Channel, Component, DEVICE};
 use mgmt_fabric::bridge::Device;
@@ -133,6 +133,10 @@ fn run(options: Run) -> Result<()> {
     let tls = Tls::load(&options.certificates)?;
     let channel = Channel::open()?;
     if let Some(ip) = options.mvm_ip {
+        ensure!(
+            tls.is_for(ip.into()),
+            "this host is to be {ip}, and its certificate is not for that"
+        );
         channel
             .set_mvm(ip)
             .context("setting the address of this management VM")?;

@@ -7,11 +7,13 @@ use crate::bridge::{Bridge, is_passing};
 use crate::frame::{Frame, Hello, MAX_FRAME};
 use crate::incoming::check;
 use crate::node::{Node, Peer};
+use crate::places::Uuid;
 use crate::tls::is_of;
 use anyhow::{Context, Result, bail, ensure};
 use mgmt_wire::Reason;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -62,6 +64,13 @@ pub(crate) struct Session {
     reader: BufReader<ReadHalf<Stream>>,
     writer: BufWriter<WriteHalf<Stream>>,
     replies: Replies,
+}
+
+/// What of a peer is dealt with in the order in which it was sent.
+enum Item {
+    Message(u64, Vec<u8>),
+    Guests(Vec<Uuid>),
+    Handed(Uuid),
 }
 
 /// What is to be told of the peer's messages.
@@ -209,14 +218,12 @@ async fn receive<B: Bridge + 'static>(
     node: &Node<B>,
     peer: &Peer,
     reader: &mut (impl AsyncRead + Unpin),
-    messages: mpsc::Sender<(u64, Vec<u8>)>,
+    items: mpsc::Sender<Item>,
 ) -> Result<()> {
     loop {
         let frame = timeout(SILENCE, read(reader)).await;
         match frame.context("nothing was heard of it")?? {
-            Frame::Message { number, bytes } => {
-                messages.send((number, bytes)).await?;
-            }
+            Frame::Message { number, bytes } => items.send(Item::Message(number, bytes)).await?,
             Frame::Received(number) => {
                 let settled = peer.outgoing.borrow_mut().received(number);
                 node.settle_all(peer, settled, Reason::None)?;
@@ -227,25 +234,42 @@ async fn receive<B: Bridge + 'static>(
                     node.settle_all(peer, vec![number], reason)?;
                 }
             }
-            Frame::Guests(guests) => node.places.borrow_mut().announce(peer.host, guests),
+            Frame::Guests(guests) => items.send(Item::Guests(guests)).await?,
+            Frame::Handed(guest) => items.send(Item::Handed(guest)).await?,
             Frame::Alive => {}
             Frame::Hello(_) => bail!("it said twice who it is"),
         }
     }
 }
 
-/// Hands the peer's messages to the bridge, one by one.
+/// Hands the peer's messages to the bridge, one by one, and follows its guests.
 async fn take<B: Bridge + 'static>(
     node: &Node<B>,
     peer: &Peer,
-    mut messages: mpsc::Receiver<(u64, Vec<u8>)>,
+    mut items: mpsc::Receiver<Item>,
     replies: &Replies,
 ) -> Result<()> {
     let mut logged = 0;
-    while let Some((number, bytes)) = messages.recv().await {
+    let mut known = BTreeSet::new();
+    while let Some(item) = items.recv().await {
+        let (number, bytes) = match item {
+            Item::Message(number, bytes) => (number, bytes),
+            Item::Guests(guests) => {
+                let before = std::mem::replace(&mut known, guests.iter().copied().collect());
+                let new: Vec<_> = known.difference(&before).copied().collect();
+                node.announced(peer.host, guests, &new);
+                continue;
+            }
+            Item::Handed(guest) => {
+                node.arrivals.borrow_mut().handed(peer.host, &guest);
+                node.tend_arrivals();
+                continue;
+            }
+        };
         let mut taken = node.journal.borrow().incoming(peer.host);
         if taken.is_new(number) {
-            let checked = check(peer.host, &bytes);
+            let may_bring = |guest: &Uuid| node.arrivals.borrow().may_bring(peer.host, guest);
+            let checked = check(peer.host, &bytes, may_bring);
             let refused = match &checked {
                 Err(reason) => Some(*reason),
                 Ok(_) => hand_in(node, peer, number, &bytes).await?,
@@ -323,6 +347,18 @@ async fn send<B: Bridge + 'static>(
             if let Some((version, guests)) = guests {
                 write(writer, &Frame::Guests(guests)).await?;
                 told = Some(version);
+            }
+            loop {
+                let next = peer.outgoing.borrow().next_number();
+                let guest = {
+                    let mut handed = peer.handed.borrow_mut();
+                    let is_next = |&(behind, _): &(u64, Uuid)| next.is_none_or(|next| next > behind);
+                    handed.front().is_some_and(is_next).then(|| handed.pop_front()).flatten()
+                };
+                match guest {
+                    Some((_, guest)) => write(writer, &Frame::Handed(guest)).await?,
+                    None => break,
+                }
             }
             let next = peer
                 .outgoing

@@ -35,6 +35,7 @@ struct Kernel {
     taken: RefCell<Vec<Vec<u8>>>,
     guests: RefCell<Vec<Guest>>,
     moved: RefCell<Vec<[u8; 16]>>,
+    here: RefCell<Vec<[u8; 16]>>,
     is_full: Cell<bool>,
     changed: Notify,
 }
@@ -106,9 +107,32 @@ impl Bridge for Memory {
         Ok(())
     }
 
+    fn here(&self, guest: [u8; 16], from: u64) -> io::Result<()> {
+        self.0.here.borrow_mut().push(guest);
+        let waiting = std::mem::take(&mut *self.0.unread.borrow_mut());
+        let (its, others): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(_, bytes)| is_for(bytes, guest));
+        self.0.unread.borrow_mut().extend(others);
+        let mut taken = self.0.taken.borrow_mut();
+        self.0.unsettled.borrow_mut().retain(|&number, bytes| {
+            let goes = number >= from && is_for(bytes, guest);
+            if goes {
+                taken.push(bytes.clone());
+            }
+            !goes
+        });
+        taken.extend(its.into_iter().map(|(_, bytes)| bytes));
+        Ok(())
+    }
+
     fn guests(&self) -> io::Result<Vec<Guest>> {
         Ok(self.0.guests.borrow().clone())
     }
+}
+
+fn is_for(bytes: &[u8], guest: [u8; 16]) -> bool {
+    let header = Header::of_message(bytes).unwrap();
+    header.destination.component == Component::Stable(guest)
 }
 
 fn host(number: u8) -> IpAddr {
