@@ -36,6 +36,8 @@ struct Kernel {
     guests: RefCell<Vec<Guest>>,
     moved: RefCell<Vec<[u8; 16]>>,
     here: RefCell<Vec<[u8; 16]>>,
+    /// What waits for a guest that moves, and goes after it.
+    waiting: RefCell<Vec<Vec<u8>>>,
     is_full: Cell<bool>,
     changed: Notify,
 }
@@ -104,6 +106,9 @@ impl Bridge for Memory {
     fn moved(&self, guest: [u8; 16]) -> io::Result<()> {
         self.0.moved.borrow_mut().push(guest);
         self.0.guests.borrow_mut().clear();
+        for bytes in self.0.waiting.take() {
+            self.0.accept(bytes);
+        }
         Ok(())
     }
 
@@ -407,6 +412,51 @@ fn a_guest_is_found_where_it_went() {
         numbered(1, Component::Stable(UUID), 1..20, &one.kernel);
         until("it gets it", || texts(&two.kernel).len() == 19).await;
         assert_eq!(texts(&two.kernel), (1..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn what_a_guest_is_sent_where_it_comes_to_keeps_its_order() {
+    let directory = Directory::certified("arrives");
+    run(async {
+        let (one, two) = (Place::new(&directory, 1), Place::new(&directory, 2));
+        let _first = one.start(&[(2, two.address())]).await;
+        let _second = two.start(&[]).await;
+        let guest = |connected| {
+            vec![Guest {
+                uuid: UUID,
+                connected,
+            }]
+        };
+        let name = Component::Stable(UUID);
+        *one.kernel.guests.borrow_mut() = guest(true);
+        until("it has arrived where it is", || *one.kernel.here.borrow() == [UUID]).await;
+        until("it is known", || {
+            two.kernel.came_back.borrow_mut().clear();
+            numbered(2, name, 0..1, &two.kernel);
+            !one.kernel.taken.borrow().is_empty()
+        })
+        .await;
+        two.kernel.came_back.borrow_mut().clear();
+        // It has not taken these when it leaves.
+        for (from, number) in [(2u8, 2u32), (1, 100), (2, 3), (1, 101)] {
+            let bytes = message(vm(from), name, &number.to_le_bytes());
+            one.kernel.waiting.borrow_mut().push(bytes);
+        }
+        *two.kernel.guests.borrow_mut() = guest(true);
+        // Its old host still has it.
+        sleep(Duration::from_millis(500)).await;
+        numbered(2, name, 4..10, &two.kernel);
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(texts(&two.kernel), []);
+        *one.kernel.guests.borrow_mut() = guest(false);
+        until("it has arrived", || *two.kernel.here.borrow() == [UUID]).await;
+        assert_eq!(texts(&two.kernel), [2, 100, 3, 101, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(*one.kernel.came_back.borrow(), []);
+        assert_eq!(*two.kernel.came_back.borrow(), []);
+        // From now on nobody brings anything for it that is not its own.
+        one.kernel.accept(message(vm(2), name, b"late"));
+        until("refused", || *one.kernel.came_back.borrow() == [(5, Reason::Denied)]).await;
     });
 }
 
