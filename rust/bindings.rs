@@ -60,4 +60,6 @@ unsafe impl kernel::transmute::FromBytes for mgmt_fabric_moved {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_fabric_here {}
 // SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric_platform {}
+// SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_exchange {}

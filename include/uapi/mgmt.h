@@ -257,6 +257,16 @@ struct mgmt_fabric_here {
 };
 
 /*
+ * MGMT_IOC_FABRIC_PLATFORM: another platform is there, for the first time or again, or is gone. Who
+ * watches somebody there is told, and asks anew. The link forgets nothing else by that.
+ */
+struct mgmt_fabric_platform {
+	__u8	mvm_ip[16];
+	__u32	is_there;		/* 1, or 0: it is gone */
+	__u32	reserved[3];		/* 0 */
+};
+
+/*
  * MGMT_IOC_EXCHANGE: send messages, then receive some, in one call. They lie one right behind the
  * other. All of @send is sent as by write(); then, if @receive_length is not 0, the first message is
  * waited for as by read(), and those that are there and fit follow it.
@@ -286,5 +296,6 @@ struct mgmt_exchange {
 #define MGMT_IOC_FABRIC_MOVED	_IOW(MGMT_IOC_MAGIC, 11, struct mgmt_fabric_moved)
 #define MGMT_IOC_EXCHANGE	_IOWR(MGMT_IOC_MAGIC, 12, struct mgmt_exchange)
 #define MGMT_IOC_FABRIC_HERE	_IOW(MGMT_IOC_MAGIC, 13, struct mgmt_fabric_here)
+#define MGMT_IOC_FABRIC_PLATFORM _IOW(MGMT_IOC_MAGIC, 14, struct mgmt_fabric_platform)
 
 #endif /* _UAPI_MGMT_H */

@@ -323,7 +323,7 @@ impl Bridge {
             }
             None => {
                 table.directory.fabric = Some(new.clone());
-                table.ask_fabric(&new, &mut notices);
+                table.ask_fabric(&new, None, &mut notices);
                 new
             }
         };
@@ -482,6 +482,19 @@ impl Bridge {
             fabric.readable.notify_all();
         }
         link.go_ahead();
+    }
+
+    /// Another platform is there, or is gone: tells those who watch somebody there.
+    pub(crate) fn tell_platform(&self, fabric: &Arc<Fabric>, ip: [u8; 16], is_there: bool) {
+        let mut notices = Notices::default();
+        let mut table = self.table.lock();
+        if is_there {
+            table.ask_fabric(fabric, Some(ip), &mut notices);
+        } else {
+            table.tell_platform_gone(ip, &mut notices);
+        }
+        drop(table);
+        self.tell(notices);
     }
 
     /// Sends a message on to other platforms, under another name.

@@ -237,11 +237,29 @@ def daemons_killed():
             time.sleep(1.7 * PATIENCE)
 
 
+# Serves an App_ID until it is killed.
+SERVER = """
+import sys, time
+sys.path.insert(0, "/lab/selftests/mgmt")
+import mgmt
+f = mgmt.File("Server")
+time.sleep(3000)
+"""
+
+
+def hears(watcher, when, event):
+    got = watcher.read(30 * PATIENCE)
+    equal(f"presence on h2 {when}", (event, component(H2)), got and (got.payload, got.source_component))
+
+
 @fabric_case(timeout=300)
 def partition_that_lasts():
-    """The network fails for longer than messages wait: each comes back, and after it others pass."""
+    """The network fails for longer than messages wait: each comes back, who watches h2 is told, and it heals."""
     count = 300
-    with File("Cut") as f:
+    must_there(f"setsid python3 -c '{SERVER}' >/dev/null 2>&1 </dev/null & echo $! >/tmp/server")
+    with File("Cut") as f, File("Watcher") as watcher:
+        watcher.write(message("Server", component(H2), mgmt.WATCH, kind=mgmt.PRESENCE))
+        hears(watcher, "at first", mgmt.UP)
         since = len(log())
         here("ip link set eth0 down")
         for number in range(count):
@@ -254,8 +272,12 @@ def partition_that_lasts():
         check(order == sorted(set(order)), "it came back doubled or out of order")
         # What is sent from now on does not wait.
         mgmt.raises(errno.EHOSTUNREACH, "to a host that is away", f.write, message("Nobody", component(H2)))
+        hears(watcher, "when h2 is away", mgmt.DOWN)
         here("ip link set eth0 up")
         check(reached(90), "h2 does not come back")
+        hears(watcher, "when h2 is back", mgmt.UP)
+        must_there("kill $(cat /tmp/server)")
+        hears(watcher, "when the server ends", mgmt.DOWN)
 
 
 @fabric_case(timeout=300)

@@ -73,6 +73,8 @@ pub(crate) struct Peer {
     pub(crate) ended: Notify,
     /// Since when it is away; `None` while it is connected.
     pub(crate) away: Cell<Option<Instant>>,
+    /// Whether those who watch somebody there know it as there.
+    pub(crate) is_known: Cell<bool>,
 }
 
 /// This host.
@@ -182,6 +184,8 @@ impl<B: Bridge + 'static> Node<B> {
             session: Cell::new(0),
             ended: Notify::new(),
             away: Cell::new(Some(Instant::now())),
+            // An earlier daemon has said so then.
+            is_known: Cell::new(self.journal.borrow().incoming(host).lineage != 0),
         });
         peers.insert(host, peer.clone());
         Some(peer)
@@ -268,6 +272,9 @@ impl<B: Bridge + 'static> Node<B> {
                 }
                 self.places.borrow_mut().forget(peer.host);
                 self.note(self.settle_all(peer, left, Reason::PeerGone));
+                if peer.is_known.replace(false) {
+                    self.note(self.bridge.platform(peer.host, false));
+                }
             }
             match self.bridge.guests() {
                 Ok(guests) => self.follow(&guests, &peers),

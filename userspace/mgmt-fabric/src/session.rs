@@ -153,6 +153,8 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     }
     let peer = node.peer(its.host).context("too many hosts")?;
     let mut taken = node.journal.borrow().incoming(peer.host);
+    // Another bridge knows nothing of who asked it.
+    let is_new = taken.lineage != its.lineage;
     taken.begin(its.lineage);
     node.journal.borrow_mut().set_incoming(peer.host, taken)?;
     let received = if its.known == lineage {
@@ -166,6 +168,13 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     peer.session.set(number);
     peer.ended.notify_waiters();
     peer.away.set(None);
+    let was_known = peer.is_known.replace(true);
+    if is_new && was_known {
+        node.note(node.bridge.platform(peer.host, false));
+    }
+    if is_new || !was_known {
+        node.note(node.bridge.platform(peer.host, true));
+    }
     tracing::info!(peer = %peer.host, "connected");
     let (reader, writer) = split(stream);
     Ok(Session {

@@ -36,6 +36,7 @@ struct Kernel {
     guests: RefCell<Vec<Guest>>,
     moved: RefCell<Vec<[u8; 16]>>,
     here: RefCell<Vec<[u8; 16]>>,
+    platforms: RefCell<Vec<(Host, bool)>>,
     /// What waits for a guest that moves, and goes after it.
     waiting: RefCell<Vec<Vec<u8>>>,
     is_full: Cell<bool>,
@@ -127,6 +128,11 @@ impl Bridge for Memory {
             !goes
         });
         taken.extend(its.into_iter().map(|(_, bytes)| bytes));
+        Ok(())
+    }
+
+    fn platform(&self, host: Host, is_there: bool) -> io::Result<()> {
+        self.0.platforms.borrow_mut().push((host, is_there));
         Ok(())
     }
 
@@ -377,6 +383,8 @@ fn a_peer_that_is_slow_or_away_costs_what_is_sent_to_it() {
         until("refused", || back() == 12).await;
         let why = one.kernel.came_back.borrow()[10].1;
         assert_eq!(why, Reason::NoComponent);
+        let there = Host::from(host(2));
+        assert_eq!(*one.kernel.platforms.borrow(), [(there, true), (there, false)]);
         // It comes again.
         let _second = two.start(&[]).await;
         sleep(Duration::from_secs(2)).await;
