@@ -14,6 +14,7 @@ use crate::places::{Places, Uuid};
 use crate::session::{self, Side};
 use crate::tls::Tls;
 use mgmt_wire::{Component, Header, Reason};
+use rustls::pki_types::CertificateDer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -71,6 +72,8 @@ pub(crate) struct Peer {
     /// The number of its session; an older one ends.
     pub(crate) session: Cell<u64>,
     pub(crate) ended: Notify,
+    /// That of its last session.
+    pub(crate) certificate: RefCell<Option<CertificateDer<'static>>>,
     /// Since when it is away; `None` while it is connected.
     pub(crate) away: Cell<Option<Instant>>,
     /// Whether those who watch somebody there know it as there.
@@ -81,7 +84,7 @@ pub(crate) struct Peer {
 pub struct Node<B> {
     pub(crate) bridge: B,
     pub(crate) options: Options,
-    pub(crate) tls: Tls,
+    pub(crate) tls: RefCell<Tls>,
     pub(crate) peers: RefCell<BTreeMap<Host, Rc<Peer>>>,
     pub(crate) places: RefCell<Places>,
     pub(crate) journal: RefCell<Journal>,
@@ -112,7 +115,7 @@ impl<B: Bridge + 'static> Node<B> {
         let node = Rc::new(Self {
             accepted: Cell::new(standing.accepted),
             bridge,
-            tls,
+            tls: RefCell::new(tls),
             peers: RefCell::default(),
             places: RefCell::default(),
             journal: RefCell::new(journal),
@@ -165,6 +168,25 @@ impl<B: Bridge + 'static> Node<B> {
         }
     }
 
+    /// Takes other certificates, and another list of those that are revoked. Sessions end whose peers'
+    /// are among these.
+    pub fn reload(&self, tls: Tls) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            tls.is_for(self.options.host),
+            "the certificate is not for this host"
+        );
+        for peer in self.peers.borrow().values() {
+            let certificate = peer.certificate.borrow();
+            let is_revoked = certificate.as_ref().is_some_and(|it| tls.is_revoked(it));
+            if is_revoked && peer.away.get().is_none() {
+                tracing::warn!(peer = %peer.host, "refused: its certificate is revoked");
+                peer.ended.notify_waiters();
+            }
+        }
+        *self.tls.borrow_mut() = tls;
+        Ok(())
+    }
+
     /// The peer with this address; `None` if there are too many.
     pub(crate) fn peer(&self, host: Host) -> Option<Rc<Peer>> {
         let mut peers = self.peers.borrow_mut();
@@ -183,6 +205,7 @@ impl<B: Bridge + 'static> Node<B> {
             full: Cell::new(None),
             session: Cell::new(0),
             ended: Notify::new(),
+            certificate: RefCell::default(),
             away: Cell::new(Some(Instant::now())),
             // An earlier daemon has said so then.
             is_known: Cell::new(self.journal.borrow().incoming(host).lineage != 0),
@@ -388,9 +411,19 @@ impl<B: Bridge + 'static> Node<B> {
     }
 
     async fn dial(self: Rc<Self>, host: Host, address: SocketAddr) {
+        let mut last = None;
         loop {
             match timeout(HANDSHAKE, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => self.clone().serve(stream, Side::Dials(host)).await,
+                Ok(Ok(stream)) => {
+                    let refused = self.enter(stream, Side::Dials(host)).await;
+                    // The same is not said again twice a second.
+                    if refused != last {
+                        if let Some(why) = &refused {
+                            tracing::warn!("refused: to {host}: {why}");
+                        }
+                        last = refused;
+                    }
+                }
                 Ok(Err(error)) => tracing::debug!(peer = %host, %error, "not reached"),
                 Err(_) => tracing::debug!(peer = %host, "not reached in time"),
             }
@@ -409,7 +442,12 @@ impl<B: Bridge + 'static> Node<B> {
                 Ok((stream, from)) => {
                     // An IPv4 address as such, also where the socket is IPv6's.
                     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                    spawn_local(self.clone().serve(stream, Side::Listens(from)));
+                    let this = self.clone();
+                    spawn_local(async move {
+                        if let Some(why) = this.enter(stream, Side::Listens).await {
+                            tracing::warn!("refused: from {from}: {why}");
+                        }
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept");
@@ -419,17 +457,21 @@ impl<B: Bridge + 'static> Node<B> {
         }
     }
 
-    async fn serve(self: Rc<Self>, stream: TcpStream, side: Side) {
+    /// Shakes hands and carries messages until the connection ends. Why it was refused, if it was.
+    async fn enter(&self, stream: TcpStream, side: Side) -> Option<String> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "nodelay");
         }
         self.strangers.set(self.strangers.get() + 1);
-        let entered = timeout(HANDSHAKE, session::enter(&self, stream, side)).await;
+        let entered = timeout(HANDSHAKE, session::enter(self, stream, side)).await;
         self.strangers.set(self.strangers.get() - 1);
         match entered {
-            Ok(Ok(session)) => session.run(&self).await,
-            Ok(Err(error)) => tracing::warn!("refused: {side}: {error:#}"),
-            Err(_) => tracing::warn!("refused: {side}: no handshake in time"),
+            Ok(Ok(session)) => {
+                session.run(self).await;
+                None
+            }
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some("no handshake in time".to_owned()),
         }
     }
 }

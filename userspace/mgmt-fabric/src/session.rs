@@ -14,8 +14,6 @@ use mgmt_wire::Reason;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{
@@ -42,17 +40,8 @@ const LOGGED: usize = 16;
 pub(crate) enum Side {
     /// This host, to the peer that is expected there.
     Dials(Host),
-    /// Somebody, from there.
-    Listens(SocketAddr),
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dials(host) => write!(f, "to {host}"),
-            Self::Listens(from) => write!(f, "from {from}"),
-        }
-    }
+    /// Somebody.
+    Listens,
 }
 
 type Stream = tokio_rustls::TlsStream<TcpStream>;
@@ -102,9 +91,13 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     let mut stream: Stream = match side {
         Side::Dials(host) => {
             let name = ServerName::IpAddress(host.ip().into());
-            node.tls.connector.connect(name, stream).await?.into()
+            let connector = node.tls.borrow().connector.clone();
+            connector.connect(name, stream).await?.into()
         }
-        Side::Listens(_) => node.tls.acceptor.accept(stream).await?.into(),
+        Side::Listens => {
+            let acceptor = node.tls.borrow().acceptor.clone();
+            acceptor.accept(stream).await?.into()
+        }
     };
     let certificate = match &stream {
         tokio_rustls::TlsStream::Client(stream) => stream.get_ref().1.peer_certificates(),
@@ -125,7 +118,7 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     let lineage = node.bridge.standing().lineage;
     let its = match side {
         // Who listens says nothing to whom it does not know.
-        Side::Listens(_) => greeting(read(&mut stream).await?)?,
+        Side::Listens => greeting(read(&mut stream).await?)?,
         Side::Dials(host) => {
             let taken = node.journal.borrow().incoming(host);
             write(&mut stream, &hello(lineage, taken.lineage, taken.received)).await?;
@@ -141,7 +134,7 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     }
     match side {
         Side::Dials(host) => ensure!(its.host == host, "{} is where {host} should be", its.host),
-        Side::Listens(_) => {
+        Side::Listens => {
             ensure!(
                 its.host != node.options.host,
                 "it has the address of this host"
@@ -151,7 +144,13 @@ pub(crate) async fn enter<B: Bridge + 'static>(
             stream.flush().await?;
         }
     }
+    // It may have been revoked since the handshake began.
+    ensure!(
+        !node.tls.borrow().is_revoked(&certificate),
+        "its certificate is revoked"
+    );
     let peer = node.peer(its.host).context("too many hosts")?;
+    peer.certificate.replace(Some(certificate));
     let mut taken = node.journal.borrow().incoming(peer.host);
     // Another bridge knows nothing of who asked it.
     let is_new = taken.lineage != its.lineage;
@@ -216,7 +215,7 @@ impl Session {
             peer.away.set(Some(std::time::Instant::now()));
         }
         match result {
-            Ok(()) => tracing::info!(peer = %peer.host, "replaced"),
+            Ok(()) => tracing::info!(peer = %peer.host, "disconnected: ended here"),
             Err(error) => tracing::warn!(peer = %peer.host, "disconnected: {error:#}"),
         }
     }

@@ -513,6 +513,35 @@ fn nobody_enters_without_a_certificate_of_the_authority() {
 }
 
 #[test]
+fn who_was_revoked_does_not_enter() {
+    let directory = Directory::certified("revoked");
+    certificates::revoke(&directory.0, host(2)).unwrap();
+    // Nothing was issued since.
+    assert!(certificates::revoke(&directory.0, host(2)).is_err());
+    certificates::revoke(&directory.0, host(3)).unwrap();
+    let list = directory.0.join(certificates::REVOKED);
+    std::fs::copy(list, directory.of(1).join(certificates::REVOKED)).unwrap();
+    run(async {
+        let (one, two) = (Place::new(&directory, 1), Place::new(&directory, 2));
+        let _first = one.start(&[(2, two.address())]).await;
+        let second = two.start(&[]).await;
+        numbered(1, vm(2), 0..3, &one.kernel);
+        until("given up", || one.kernel.came_back.borrow().len() == 3).await;
+        assert_eq!(texts(&two.kernel), []);
+        // It gets another certificate.
+        second.abort();
+        let _ = second.await;
+        std::fs::remove_dir_all(directory.of(2)).unwrap();
+        certificates::issue(&directory.0, host(2), &directory.of(2)).unwrap();
+        assert!(directory.of(2).join(certificates::REVOKED).exists());
+        let _second = two.start(&[]).await;
+        until("connected", || one.kernel.platforms.borrow().len() == 1).await;
+        numbered(1, vm(2), 3..5, &one.kernel);
+        until("it arrives", || texts(&two.kernel) == [3, 4]).await;
+    });
+}
+
+#[test]
 fn a_certificate_is_for_one_host() {
     let directory = Directory::certified("one-host");
     run(async {
