@@ -127,6 +127,8 @@ pub(crate) struct Link {
     attached: Atomic<bool>,
     /// Its guest has come from another platform, which may still have something for it, and of it.
     arriving: Atomic<bool>,
+    /// Its guest is on another platform: what is still sent to it here goes after it.
+    moved: Atomic<bool>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
     /// The moving of messages waits for its time: nothing else queues it meanwhile.
@@ -338,6 +340,7 @@ impl Link {
                 life <- new_mutex!(Life::new(), "mgmt_link_life"),
                 attached: Atomic::new(false),
                 arriving: Atomic::new(false),
+                moved: Atomic::new(false),
                 event: Atomic::new(false),
                 retrying: Atomic::new(false),
                 moves <- new_delayed_work!("mgmt_link_moves"),

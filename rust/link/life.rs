@@ -7,6 +7,7 @@
 
 use super::{forget_consumed, Io, Link, Violation};
 use crate::{
+    bh::SpinLockBh,
     channel::Channel,
     inbox::PushError,
     large::Large,
@@ -265,16 +266,30 @@ impl Link {
     }
 
     /// As [`Link::end_parked`] for a link whose guest went elsewhere: what waits for the guest goes to
-    /// `take`, while nothing more is sent to it. `EBUSY` if the link has a channel.
-    pub(crate) fn end_moved(self: &Arc<Self>, take: impl FnOnce(List<Message>)) -> Result {
+    /// `take`. Who sends to it meanwhile finds [`Link::has_moved`], and that `lock` is held. `EBUSY` if
+    /// the link has a channel.
+    pub(crate) fn end_moved(
+        self: &Arc<Self>,
+        lock: &SpinLockBh<()>,
+        take: impl FnOnce(List<Message>),
+    ) -> Result {
         let mut life = self.life.lock();
         if !matches!(*life, Life::Parked(Some(_))) {
             return Err(EBUSY);
         }
-        let left = self.left(&mut self.io.lock());
-        take(left);
+        let mut io = self.io.lock();
+        let moving = lock.lock();
+        self.moved.store(true, ordering::Relaxed);
+        take(self.left(&mut io));
+        drop(moving);
+        drop(io);
         self.end(&mut life, Rings::Stale);
         Ok(())
+    }
+
+    /// Whether the guest is on another platform.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(ordering::Relaxed)
     }
 
     /// Closes the queue, and takes out what the other end has not taken, in order.

@@ -6,7 +6,8 @@
 //! such components send. The link outlives the daemon for a while, so that another one can go on:
 //! what was read is kept until the daemon has said what became of it.
 //!
-//! Locks, outermost first: `Fabric::reading`, the bridge's table, `Fabric::state`, one inbox.
+//! Locks, outermost first: `Fabric::reading`, one link's `io`, `Fabric::moving`, the bridge's table,
+//! `Fabric::state`, one inbox.
 
 use super::{Bridge, Notices, Prepared, Refused, Target};
 use crate::{
@@ -52,6 +53,9 @@ pub(crate) struct Fabric {
     /// Held while a message is read, which is in no queue then.
     #[pin]
     reading: Mutex<()>,
+    /// Held while what waits for a guest that has moved is sent after it.
+    #[pin]
+    moving: SpinLockBh<()>,
     #[pin]
     state: SpinLockBh<State>,
     _account: Holding,
@@ -105,6 +109,7 @@ impl Fabric {
                 bridge: bridge.clone(),
                 lineage: u64::from(xen::random()) << 32 | u64::from(xen::random()),
                 reading <- new_mutex!((), "mgmt_fabric_reading"),
+                moving <- new_spinlock_bh!((), "mgmt_fabric_moving"),
                 state <- new_spinlock_bh!(
                     State {
                         window: Window::new(),
@@ -424,12 +429,40 @@ impl Bridge {
     pub(crate) fn guest_left(&self, fabric: &Arc<Fabric>, uuid: Uuid) -> Result {
         let link = self.stable_guest(&uuid).ok_or(ENOENT)?;
         let component = Component::Stable(uuid);
-        link.end_moved(|mut left: List<Message>| {
+        let mut lost = List::new();
+        link.end_moved(&fabric.moving, |mut left: List<Message>| {
             self.move_requests(link.principal, fabric.principal, component);
             while let Some(message) = left.pop_front() {
-                self.redirect(&message, component, fabric);
+                if self.redirect(&message, component, fabric).is_err() {
+                    lost.push_back(message);
+                }
             }
-        })
+        })?;
+        while let Some(message) = lost.pop_front() {
+            self.bounce(&message, Reason::PeerGone);
+        }
+        Ok(())
+    }
+
+    /// Sends a message after a guest that has moved: its sender found the link here, which ends. Gives
+    /// it back if that is not so.
+    pub(super) fn send_after(
+        &self,
+        link: &Link,
+        message: ListArc<Message>,
+    ) -> Result<(), ListArc<Message>> {
+        let (true, Some(uuid), Some(fabric)) = (link.has_moved(), link.uuid, self.fabric()) else {
+            return Err(message);
+        };
+        // Behind what waited.
+        let moving = fabric.moving.lock();
+        self.move_request(&message, fabric.principal);
+        let done = self.redirect(&message, Component::Stable(uuid), &fabric);
+        drop(moving);
+        if done.is_err() {
+            self.bounce(&message, Reason::PeerGone);
+        }
+        Ok(())
     }
 
     /// Whether a message goes to a guest that has just come from another platform: that may bring back
@@ -498,19 +531,14 @@ impl Bridge {
     }
 
     /// Sends a message on to other platforms, under another name.
-    fn redirect(&self, message: &Message, component: Component, fabric: &Arc<Fabric>) {
+    fn redirect(&self, message: &Message, component: Component, fabric: &Arc<Fabric>) -> Result {
         let mut header = message.header();
         header.destination.component = component;
-        let payload = message.payload.try_clone(GFP_KERNEL).map_err(Error::from);
-        let new = payload
-            .and_then(|payload| Message::new(header, payload, message.principal, GFP_KERNEL));
-        let Ok(new) = new else {
-            return self.bounce(message, Reason::Quota);
-        };
+        let payload = message.payload.try_clone(GFP_ATOMIC)?;
+        let new = Message::new(header, payload, message.principal, GFP_ATOMIC)?;
         new.set_request_number(message.request_number().unwrap_or(0));
         // They were accepted: what waited in one queue may wait in the other.
-        if Target::Fabric(fabric.clone()).push_returned(new).is_err() {
-            self.bounce(message, Reason::PeerGone);
-        }
+        let pushed = Target::Fabric(fabric.clone()).push_returned(new);
+        pushed.map_err(|_| ENODEV)
     }
 }

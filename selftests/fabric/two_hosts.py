@@ -41,7 +41,10 @@ def serve():
 
 def answer(connection):
     with connection, connection.makefile("rwb") as stream:
-        asked = json.loads(stream.readline())
+        line = stream.readline()
+        if not line:
+            return
+        asked = json.loads(line)
         if "pipe" in asked:
             # The rest of the connection is the command's own.
             subprocess.run(asked["pipe"], stdin=connection, stdout=connection, stderr=open("/tmp/pipe.err", "w"))
@@ -99,6 +102,18 @@ def log():
 
 def logged(text, since=0, timeout=30):
     return until(lambda: text in log()[since:], timeout)
+
+
+def show_logs(lines=25):
+    """The ends of the daemons' logs, if h2 can be asked."""
+    found = {"h1": log()}
+    try:
+        found["h2"] = there(f"cat {WORK}/log", 20)[1]
+    except (OSError, ValueError) as e:
+        found["h2"] = f"no answer: {e}"
+    for host, text in found.items():
+        for line in text.splitlines()[-lines:]:
+            note(f"{host}: {line}")
 
 
 def reached(timeout=30):
@@ -190,7 +205,13 @@ def fabric_case(timeout):
         @functools.wraps(function)
         def prepared():
             set_up()
-            function()
+            done = False
+            try:
+                function()
+                done = not mgmt.has_failed()
+            finally:
+                if not done:
+                    show_logs()
 
         return case(prepared, timeout=timeout)
 
@@ -325,8 +346,8 @@ with context.wrap_socket(socket.create_connection(("{H1}", 7440), 10)) as s:
 @fabric_case(timeout=300)
 def intruder_without_certificate():
     """A host whose certificate is of another authority is refused and logged; nothing enters."""
-    must_there(KILL)
     since = len(log())
+    must_there(KILL)
     must_there(daemon(H2, f"{WORK}/intruder"))
     check(logged("disconnected", since), "h1 does not notice that h2 has gone")
     with File("Here") as f:
@@ -360,7 +381,7 @@ def wrong_component():
             "ip = lambda a: bytes(10) + b'\\xff\\xff' + socket.inet_aton(a)\n"
             "f = mgmt.File('Liar'); f.set_mvm_ip(ip('10.78.0.3'))\n"
             "f.write(mgmt.message('Here', mgmt.vm(0, ip('10.78.0.1')), b'forged'))\n"
-            "f.set_mvm_ip(ip('10.78.0.2')); got = f.read(20)\n"
+            "got = f.read(20); f.set_mvm_ip(ip('10.78.0.2'))\n"
             "print(got and (got.kind, got.reason))"
         )
         told = must_there(f"python3 -c \"{script}\"")
@@ -433,7 +454,9 @@ def live_migration():
     waiter = threading.Thread(target=lambda: remote.extend(there(broker, 1100)), daemon=True)
     waiter.start()
     broker = EXCHANGE.format(app="Local", to=f"uuid:{uuid}", **words)
-    local = subprocess.Popen(["bash", "-c", broker], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    local = subprocess.Popen(
+        ["bash", "-c", broker], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     for app, ip in (("Local", H1), ("Remote", H2)):
         command = EXCHANGE.format(app=app, to=f"vm:{ip}/0", **words)
         must("guest", "-T", "60", name, f"({command}) >/tmp/{app}.out 2>&1 </dev/null &", timeout=90)
@@ -452,7 +475,9 @@ def live_migration():
     if not until(lambda: counter(domain, "state") == 2, 60):
         mgmt.fail(f"not connected on h2: {there('cat /tmp/mgmtd.log')[1]}")
     else:
-        check(until(lambda: moving() > 300, 90), f"the traffic does not go on: {moving()}")
+        if not until(lambda: moving() > 300, 90):
+            local.kill()
+            raise mgmt.Failure(f"the traffic does not go on: {moving()}")
     must_there(f"guest -T 60 {name} 'touch /tmp/over'; touch /tmp/over", timeout=90)
     here("touch /tmp/over")
     outputs = {"h1": local.communicate(timeout=200 * PATIENCE)[0].decode()}

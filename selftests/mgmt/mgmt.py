@@ -566,6 +566,11 @@ def fail(text):
     print("\n".join("# " + line for line in f"FAIL {where}{text}".splitlines()), flush=True)
 
 
+def has_failed():
+    """Whether anything has failed in this case."""
+    return bool(_failed)
+
+
 def check(condition, text):
     if not condition:
         fail(text)
