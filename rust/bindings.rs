@@ -58,4 +58,8 @@ unsafe impl kernel::transmute::FromBytes for mgmt_fabric_settle {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_fabric_moved {}
 // SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric_here {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric_platform {}
+// SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_exchange {}

@@ -379,6 +379,9 @@ const IOC_FABRIC: u32 = _IOWR::<bindings::mgmt_fabric>(bindings::MGMT_IOC_MAGIC,
 const IOC_FABRIC_SETTLE: u32 = _IOW::<bindings::mgmt_fabric_settle>(bindings::MGMT_IOC_MAGIC, 10);
 const IOC_FABRIC_MOVED: u32 = _IOW::<bindings::mgmt_fabric_moved>(bindings::MGMT_IOC_MAGIC, 11);
 const IOC_EXCHANGE: u32 = _IOWR::<bindings::mgmt_exchange>(bindings::MGMT_IOC_MAGIC, 12);
+const IOC_FABRIC_HERE: u32 = _IOW::<bindings::mgmt_fabric_here>(bindings::MGMT_IOC_MAGIC, 13);
+const IOC_FABRIC_PLATFORM: u32 =
+    _IOW::<bindings::mgmt_fabric_platform>(bindings::MGMT_IOC_MAGIC, 14);
 const IOC_BIND_HARDWARE: u32 = _IOW::<bindings::mgmt_bind_hardware>(bindings::MGMT_IOC_MAGIC, 15);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
@@ -529,6 +532,28 @@ impl MiscDevice for MgmtFile {
                     return Err(EINVAL);
                 }
                 this.bridge.guest_left(this.fabric()?, asked.uuid)?;
+            }
+            IOC_FABRIC_HERE => {
+                let asked: bindings::mgmt_fabric_here = user(size_of::<bindings::mgmt_fabric_here>())
+                    .reader()
+                    .read()?;
+                if asked.reserved.iter().any(|&word| word != 0) {
+                    return Err(EINVAL);
+                }
+                this.fabric()?;
+                this.bridge.guest_is_here(asked.uuid, asked.from)?;
+            }
+            IOC_FABRIC_PLATFORM => {
+                let asked: bindings::mgmt_fabric_platform =
+                    user(size_of::<bindings::mgmt_fabric_platform>())
+                        .reader()
+                        .read()?;
+                if asked.is_there > 1 || asked.reserved.iter().any(|&word| word != 0) {
+                    return Err(EINVAL);
+                }
+                let fabric = this.fabric()?;
+                this.bridge
+                    .tell_platform(fabric, asked.mvm_ip, asked.is_there != 0);
             }
             IOC_EXCHANGE => {
                 let (mut reader, mut writer) =

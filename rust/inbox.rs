@@ -10,7 +10,7 @@ use crate::{
     pure::quota::{Amount, Division, NoMemory},
     shares::Tree,
     waiters::{deadline, sleep, time_left, Stalled},
-    wire::CLASSES, //
+    wire::{Component, CLASSES}, //
 };
 use kernel::{
     list::{List, ListArc},
@@ -332,6 +332,29 @@ impl Inbox {
             self.room.notify_all();
         }
         (taken, queue.deadlines > 0)
+    }
+
+    /// Takes out the messages to the component with this name, the most urgent first, and in order.
+    pub(crate) fn take_for(&self, component: &Component) -> List<Message> {
+        let mut taken = List::new();
+        let mut queue = self.queue.lock();
+        for lane in queue.lanes.iter_mut().rev() {
+            let mut cursor = lane.cursor_front();
+            while let Some(next) = cursor.peek_next() {
+                if next.arc().stamped().destination.component == *component {
+                    taken.push_back(next.remove());
+                } else {
+                    cursor.move_next();
+                }
+            }
+        }
+        for message in taken.iter() {
+            self.discharge(&mut queue, &message);
+        }
+        if !taken.is_empty() {
+            self.room.notify_all();
+        }
+        taken
     }
 
     /// Refuses messages from now on and gives back those that wait, the most urgent first.

@@ -125,6 +125,10 @@ pub(crate) struct Link {
     life: Mutex<Life>,
     /// Whether it has a channel.
     attached: Atomic<bool>,
+    /// Its guest has come from another platform, which may still have something for it, and of it.
+    arriving: Atomic<bool>,
+    /// Its guest is on another platform: what is still sent to it here goes after it.
+    moved: Atomic<bool>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
     /// The moving of messages waits for its time: nothing else queues it meanwhile.
@@ -179,6 +183,8 @@ struct Io {
     resumed: bool,
     /// Whether the other end has said that its domain is about to be suspended.
     announced: bool,
+    /// How long this end waits at most for what other platforms have of a guest that came from there.
+    arrives: Option<Instant<Monotonic>>,
     /// What the other end did that ends the channel: nothing is moved any more.
     violation: Option<Violation>,
 }
@@ -326,12 +332,15 @@ impl Link {
                         paused: None,
                         resumed: false,
                         announced: false,
+                        arrives: None,
                         violation: None,
                     },
                     "mgmt_link"
                 ),
                 life <- new_mutex!(Life::new(), "mgmt_link_life"),
                 attached: Atomic::new(false),
+                arriving: Atomic::new(false),
+                moved: Atomic::new(false),
                 event: Atomic::new(false),
                 retrying: Atomic::new(false),
                 moves <- new_delayed_work!("mgmt_link_moves"),
@@ -442,6 +451,10 @@ impl Link {
 
     /// Takes messages from the ring and hands them to the bridge.
     fn receive(self: &Arc<Self>, io: &mut Io, useful: &mut bool) -> Result<Next, Violation> {
+        if io.arrives.is_some() {
+            // What it had sent before it came is first.
+            return Ok(Next::Wait);
+        }
         let mut next = Next::Again;
         let mut budget = BUDGET;
         while budget > 0 {

@@ -145,9 +145,21 @@ impl Target {
             return Ok(());
         };
         let has_deadline = message.has_deadline();
-        self.inbox().push(message)?;
+        match self.inbox().push(message) {
+            Err(PushError::Closed(message)) => return self.push_after(message),
+            pushed => pushed?,
+        }
         self.pushed(has_deadline);
         Ok(())
+    }
+
+    /// Sends a message after a guest that is on another platform since its sender looked.
+    fn push_after(&self, message: ListArc<Message>) -> Result<(), PushError> {
+        match self {
+            Self::Link(link) => link.bridge.send_after(link, message),
+            Self::Endpoint(_) | Self::Fabric(_) => Err(message),
+        }
+        .map_err(PushError::Closed)
     }
 
     /// As [`Target::push`], whatever the sender's share.
@@ -156,7 +168,10 @@ impl Target {
             return Ok(());
         };
         let has_deadline = message.has_deadline();
-        self.inbox().push_returned(message)?;
+        match self.inbox().push_returned(message) {
+            Err(PushError::Closed(message)) => return self.push_after(message),
+            pushed => pushed?,
+        }
         self.pushed(has_deadline);
         Ok(())
     }

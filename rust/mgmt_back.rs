@@ -28,7 +28,7 @@ use crate::{
     mcb::Bridge,
     pure::{
         account::{Owner, Slot},
-        lineage::{Answer, Lineage, Offer as LineageOffer},
+        lineage::{self, Answer, Lineage, Offer as LineageOffer},
         patience::Patience,
         route::Origin, //
     },
@@ -256,6 +256,10 @@ impl BackData {
         let (lineage, answer) = Lineage::begin(offer);
         let epoch = self.bridge.new_epoch();
         let link = Link::new(&self.bridge, Origin::Guest(vm_id), uuid, lineage, epoch)?;
+        // It had a link that nobody knows here: it may come from another platform.
+        if offer.link != lineage::NONE && uuid.is_some() && self.bridge.fabric().is_some() {
+            link.arrive();
+        }
         Ok((link, answer))
     }
 

@@ -256,6 +256,28 @@ struct mgmt_fabric_moved {
 };
 
 /*
+ * MGMT_IOC_FABRIC_HERE: the guest with this stable name, which has come from another platform, has all
+ * that was on its way to it there. From now on its name leads to it here; what was read from this file
+ * for it since the number @from, and what waits to be read, goes to it and is settled. Nothing happens
+ * if it has not just come. ENOENT if no link here leads to it.
+ */
+struct mgmt_fabric_here {
+	__u8	uuid[16];
+	__u64	from;			/* a number; ~0: nothing that was read */
+	__u32	reserved[2];		/* 0 */
+};
+
+/*
+ * MGMT_IOC_FABRIC_PLATFORM: another platform is there, for the first time or again, or is gone. Who
+ * watches somebody there is told, and asks anew. The link forgets nothing else by that.
+ */
+struct mgmt_fabric_platform {
+	__u8	mvm_ip[16];
+	__u32	is_there;		/* 1, or 0: it is gone */
+	__u32	reserved[3];		/* 0 */
+};
+
+/*
  * MGMT_IOC_EXCHANGE: send messages, then receive some, in one call. They lie one right behind the
  * other. All of @send is sent as by write(); then, if @receive_length is not 0, the first message is
  * waited for as by read(), and those that are there and fit follow it.
@@ -284,6 +306,8 @@ struct mgmt_exchange {
 #define MGMT_IOC_FABRIC_SETTLE	_IOW(MGMT_IOC_MAGIC, 10, struct mgmt_fabric_settle)
 #define MGMT_IOC_FABRIC_MOVED	_IOW(MGMT_IOC_MAGIC, 11, struct mgmt_fabric_moved)
 #define MGMT_IOC_EXCHANGE	_IOWR(MGMT_IOC_MAGIC, 12, struct mgmt_exchange)
+#define MGMT_IOC_FABRIC_HERE	_IOW(MGMT_IOC_MAGIC, 13, struct mgmt_fabric_here)
+#define MGMT_IOC_FABRIC_PLATFORM _IOW(MGMT_IOC_MAGIC, 14, struct mgmt_fabric_platform)
 #define MGMT_IOC_BIND_HARDWARE	_IOW(MGMT_IOC_MAGIC, 15, struct mgmt_bind_hardware)
 
 #endif /* _UAPI_MGMT_H */

@@ -7,6 +7,7 @@
 
 use super::{forget_consumed, Io, Link, Violation};
 use crate::{
+    bh::SpinLockBh,
     channel::Channel,
     inbox::PushError,
     large::Large,
@@ -39,8 +40,11 @@ pub(crate) const PARK_BRIEFLY: Delta = Delta::from_secs(30);
 pub(super) const NOTE_LEN: usize = 8;
 const PAUSING: [u8; NOTE_LEN] = [1, 0, 0, 0, 0, 0, 0, 0];
 
+/// How long a guest that came from another platform waits for what that has of it.
+const ARRIVAL: Delta = Delta::from_secs(30);
+
 /// How long [`Link::pause`] waits at most for the other end, and how long at a time.
-const DRAIN: Delta = Delta::from_millis(200);
+const DRAIN: Delta = Delta::from_secs(2);
 const DRAIN_STEP: Delta = Delta::from_millis(2);
 /// After this time a paused link looks whether its domain was suspended at all: nobody tells.
 const PAUSE: Delta = Delta::from_secs(2);
@@ -182,6 +186,29 @@ impl Link {
         Ok(())
     }
 
+    /// The guest has come from another platform. Until [`Link::has_arrived`] nothing that it sends is
+    /// taken, and its stable name leads to it only for what other platforms bring.
+    pub(crate) fn arrive(self: &Arc<Self>) {
+        self.io.lock().arrives = Some(Instant::now() + ARRIVAL);
+        self.arriving.store(true, ordering::Relaxed);
+        self.look_later();
+    }
+
+    pub(crate) fn is_arriving(&self) -> bool {
+        self.arriving.load(ordering::Relaxed)
+    }
+
+    /// From now on its stable name leads to the guest for all; called with the bridge's table locked.
+    pub(crate) fn has_arrived(&self) {
+        self.arriving.store(false, ordering::Relaxed);
+    }
+
+    /// From now on what the guest sends is taken.
+    pub(crate) fn go_ahead(self: &Arc<Self>) {
+        self.io.lock().arrives = None;
+        Self::schedule(self);
+    }
+
     /// The device whose channel the link has.
     pub(crate) fn device(&self) -> Option<ARef<Device>> {
         match &*self.life.lock() {
@@ -239,16 +266,30 @@ impl Link {
     }
 
     /// As [`Link::end_parked`] for a link whose guest went elsewhere: what waits for the guest goes to
-    /// `take`, while nothing more is sent to it. `EBUSY` if the link has a channel.
-    pub(crate) fn end_moved(self: &Arc<Self>, take: impl FnOnce(List<Message>)) -> Result {
+    /// `take`. Who sends to it meanwhile finds [`Link::has_moved`], and that `lock` is held. `EBUSY` if
+    /// the link has a channel.
+    pub(crate) fn end_moved(
+        self: &Arc<Self>,
+        lock: &SpinLockBh<()>,
+        take: impl FnOnce(List<Message>),
+    ) -> Result {
         let mut life = self.life.lock();
         if !matches!(*life, Life::Parked(Some(_))) {
             return Err(EBUSY);
         }
-        let left = self.left(&mut self.io.lock());
-        take(left);
+        let mut io = self.io.lock();
+        let moving = lock.lock();
+        self.moved.store(true, ordering::Relaxed);
+        take(self.left(&mut io));
+        drop(moving);
+        drop(io);
         self.end(&mut life, Rings::Stale);
         Ok(())
+    }
+
+    /// Whether the guest is on another platform.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(ordering::Relaxed)
     }
 
     /// Closes the queue, and takes out what the other end has not taken, in order.
@@ -350,7 +391,7 @@ impl Link {
     /// Deals with what time brings: messages that expire outside of the queues, a parked link whose
     /// time is up, a pause that no suspend followed. Whether there is more of it to come.
     pub(crate) fn tend(self: &Arc<Self>) -> bool {
-        let more = self.expire();
+        let more = self.expire() | self.tend_arrival();
         let mut life = self.life.lock();
         match &*life {
             Life::Parked(Some(until)) => {
@@ -368,6 +409,18 @@ impl Link {
             }
             Life::Parked(None) | Life::Ended => more,
         }
+    }
+
+    /// Ends an arrival that takes too long: its daemon may be gone. Whether it goes on.
+    fn tend_arrival(self: &Arc<Self>) -> bool {
+        let Some(until) = self.io.lock().arrives else {
+            return false;
+        };
+        if Instant::now() - until < Delta::ZERO {
+            return true;
+        }
+        self.bridge.guest_arrived(self, u64::MAX);
+        false
     }
 
     /// Ends a pause after which the domain was not suspended, or resumed where its device had not

@@ -29,6 +29,10 @@ impl directory::Parts for Parts {
     fn stable_name(link: &Arc<Link>) -> Option<Uuid> {
         link.uuid
     }
+
+    fn is_arriving(link: &Arc<Link>) -> bool {
+        link.is_arriving()
+    }
 }
 
 impl<K: Copy + Ord, V: Clone> Map<K, V> for RBTree<K, V> {

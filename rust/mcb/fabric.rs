@@ -6,19 +6,21 @@
 //! such components send. The link outlives the daemon for a while, so that another one can go on:
 //! what was read is kept until the daemon has said what became of it.
 //!
-//! Locks, outermost first: `Fabric::reading`, the bridge's table, `Fabric::state`, one inbox.
+//! Locks, outermost first: `Fabric::reading`, one link's `io`, `Fabric::moving`, the bridge's table,
+//! `Fabric::state`, one inbox.
 
 use super::{Bridge, Notices, Prepared, Refused, Target};
 use crate::{
     account::Holding,
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
+    link::Link,
     message::{Message, Principal},
     payload::Payload,
     pure::{
         account::Owner,
         fabric::Window,
-        route::{is_remote, Above, Origin},
+        route::{is_remote, is_vm_of, Above, Origin},
         uuid::Uuid, //
     },
     trace::{trace, Point},
@@ -51,6 +53,9 @@ pub(crate) struct Fabric {
     /// Held while a message is read, which is in no queue then.
     #[pin]
     reading: Mutex<()>,
+    /// Held while what waits for a guest that has moved is sent after it.
+    #[pin]
+    moving: SpinLockBh<()>,
     #[pin]
     state: SpinLockBh<State>,
     _account: Holding,
@@ -104,6 +109,7 @@ impl Fabric {
                 bridge: bridge.clone(),
                 lineage: u64::from(xen::random()) << 32 | u64::from(xen::random()),
                 reading <- new_mutex!((), "mgmt_fabric_reading"),
+                moving <- new_spinlock_bh!((), "mgmt_fabric_moving"),
                 state <- new_spinlock_bh!(
                     State {
                         window: Window::new(),
@@ -192,6 +198,29 @@ impl Fabric {
             self.bridge.bounce(&message, reason);
         }
         Ok(())
+    }
+
+    /// Takes out, in order, the messages to the component with this name: of those that were read,
+    /// from this number on.
+    fn take_for(&self, component: &Component, from: u64, taken: &mut List<Message>) {
+        let mut state = self.state.lock();
+        let mut next = Some(from);
+        while let Some((number, found)) = next.and_then(|from| {
+            let cursor = state.unsettled.cursor_lower_bound(&from)?;
+            let (number, message) = cursor.current();
+            Some((*number, message.stamped().destination.component == *component))
+        }) {
+            next = number.checked_add(1);
+            if !found {
+                continue;
+            }
+            if let Some(node) = state.unsettled.remove_node(&number) {
+                let (_, message) = node.to_key_value();
+                state.window.settle(message.amount());
+                taken.push_back(message);
+            }
+        }
+        taken.push_all_back(&mut self.inbox.take_for(component));
     }
 
     /// Takes a message that a component of another platform has sent. `EACCES` if its source is
@@ -299,7 +328,7 @@ impl Bridge {
             }
             None => {
                 table.directory.fabric = Some(new.clone());
-                table.ask_fabric(&new, &mut notices);
+                table.ask_fabric(&new, None, &mut notices);
                 new
             }
         };
@@ -343,7 +372,10 @@ impl Bridge {
     ) -> Result<Prepared, Refused> {
         let from = fabric.principal;
         let origin = Origin::Fabric;
-        if !is_remote(&self.names(), &header.source.component, header.kind) {
+        let names = self.names();
+        if !is_remote(&names, &header.source.component, header.kind)
+            && !(is_vm_of(&names, &header.source.component) && self.is_expected(&header))
+        {
             return Err(Refused::Failed(EACCES));
         }
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -397,28 +429,116 @@ impl Bridge {
     pub(crate) fn guest_left(&self, fabric: &Arc<Fabric>, uuid: Uuid) -> Result {
         let link = self.stable_guest(&uuid).ok_or(ENOENT)?;
         let component = Component::Stable(uuid);
-        link.end_moved(|mut left: List<Message>| {
+        let mut lost = List::new();
+        link.end_moved(&fabric.moving, |mut left: List<Message>| {
             self.move_requests(link.principal, fabric.principal, component);
             while let Some(message) = left.pop_front() {
-                self.redirect(&message, component, fabric);
+                if self.redirect(&message, component, fabric).is_err() {
+                    lost.push_back(message);
+                }
             }
-        })
+        })?;
+        while let Some(message) = lost.pop_front() {
+            self.bounce(&message, Reason::PeerGone);
+        }
+        Ok(())
+    }
+
+    /// Sends a message after a guest that has moved: its sender found the link here, which ends. Gives
+    /// it back if that is not so.
+    pub(super) fn send_after(
+        &self,
+        link: &Link,
+        message: ListArc<Message>,
+    ) -> Result<(), ListArc<Message>> {
+        let (true, Some(uuid), Some(fabric)) = (link.has_moved(), link.uuid, self.fabric()) else {
+            return Err(message);
+        };
+        // Behind what waited.
+        let moving = fabric.moving.lock();
+        self.move_request(&message, fabric.principal);
+        let done = self.redirect(&message, Component::Stable(uuid), &fabric);
+        drop(moving);
+        if done.is_err() {
+            self.bounce(&message, Reason::PeerGone);
+        }
+        Ok(())
+    }
+
+    /// Whether a message goes to a guest that has just come from another platform: that may bring back
+    /// what this one had sent there for the guest.
+    fn is_expected(&self, header: &Header) -> bool {
+        match &header.destination.component {
+            Component::Stable(uuid) => self.stable_guest(uuid).is_some_and(|link| link.is_arriving()),
+            _ => false,
+        }
+    }
+
+    /// The guest with this stable name has all that other platforms had for it, and of it. What the
+    /// daemon holds for it since the number `from` goes to it, too. `ENOENT` if it has no link here.
+    pub(crate) fn guest_is_here(&self, uuid: Uuid, from: u64) -> Result {
+        let link = self.stable_guest(&uuid).ok_or(ENOENT)?;
+        if link.is_arriving() {
+            self.guest_arrived(&link, from);
+        }
+        Ok(())
+    }
+
+    /// Has a guest's stable name lead to it, behind what waits for it in the link to other platforms;
+    /// of what was read of that, from this number on.
+    pub(crate) fn guest_arrived(&self, link: &Arc<Link>, from: u64) {
+        let fabric = self.fabric();
+        let reading = fabric.as_ref().map(|fabric| fabric.reading.lock());
+        let mut waits = List::new();
+        let mut left = List::new();
+        // Nobody finds the one way or the other meanwhile.
+        let table = self.table.lock();
+        link.has_arrived();
+        if let (Some(fabric), Some(uuid)) = (&fabric, link.uuid) {
+            fabric.take_for(&Component::Stable(uuid), from, &mut waits);
+        }
+        while let Some(message) = waits.pop_front() {
+            self.move_request(&message, link.principal);
+            // They were accepted: what waited in one queue may wait in the other.
+            if let Err(PushError::Closed(message) | PushError::Full(message)) =
+                link.inbox.push_returned(message)
+            {
+                left.push_back(message);
+            }
+        }
+        drop(table);
+        drop(reading);
+        while let Some(message) = left.pop_front() {
+            self.bounce(&message, Reason::PeerGone);
+        }
+        if let Some(fabric) = &fabric {
+            fabric.readable.notify_all();
+        }
+        link.go_ahead();
+    }
+
+    /// Another platform is there, or is gone: tells those who watch somebody there.
+    pub(crate) fn tell_platform(&self, fabric: &Arc<Fabric>, ip: [u8; 16], is_there: bool) {
+        let mut notices = Notices::default();
+        let mut table = self.table.lock();
+        if is_there {
+            table.ask_fabric(fabric, Some(ip), &mut notices);
+        } else {
+            table.tell_platform_gone(ip, &mut notices);
+        }
+        drop(table);
+        self.tell(notices);
     }
 
     /// Sends a message on to other platforms, under another name.
-    fn redirect(&self, message: &Message, component: Component, fabric: &Arc<Fabric>) {
+    fn redirect(&self, message: &Message, component: Component, fabric: &Arc<Fabric>) -> Result {
         let mut header = message.header();
         header.destination.component = component;
-        let payload = message.payload.try_clone(GFP_KERNEL).map_err(Error::from);
-        let new = payload
-            .and_then(|payload| Message::new(header, payload, message.principal, GFP_KERNEL));
-        let Ok(new) = new else {
-            return self.bounce(message, Reason::Quota);
-        };
+        let payload = message.payload.try_clone(GFP_ATOMIC)?;
+        let new = Message::new(header, payload, message.principal, GFP_ATOMIC)?;
         new.set_request_number(message.request_number().unwrap_or(0));
         // They were accepted: what waited in one queue may wait in the other.
-        if Target::Fabric(fabric.clone()).push_returned(new).is_err() {
-            self.bounce(message, Reason::PeerGone);
-        }
+        let pushed = Target::Fabric(fabric.clone()).push_returned(new);
+        pushed.map_err(|_| ENODEV)
     }
 }

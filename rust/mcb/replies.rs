@@ -226,6 +226,16 @@ impl Bridge {
         }
     }
 
+    /// A request is on its way to another receiver now.
+    pub(super) fn move_request(&self, message: &Message, to: Principal) {
+        let Some(key) = Key::of(message) else {
+            return;
+        };
+        if let Some(request) = self.requests.lock().get_mut(&key) {
+            request.receiver = to.id;
+        }
+    }
+
     /// Remembers a request again, as the answer could not be sent.
     pub(crate) fn unanswer(self: &Arc<Self>, answered: Option<Answered>) {
         let Some(Answered(key, request)) = answered else {

@@ -306,11 +306,21 @@ impl Table {
         }
     }
 
-    /// The link to other platforms came: asks there for those who want to know.
-    pub(super) fn ask_fabric(&self, fabric: &Arc<Fabric>, notices: &mut Notices) {
+    /// The link to other platforms came, or one of these: asks there for those who want to know.
+    pub(super) fn ask_fabric(
+        &self,
+        fabric: &Arc<Fabric>,
+        platform: Option<[u8; 16]>,
+        notices: &mut Notices,
+    ) {
         for ((app, _), watch) in self.watches.iter() {
             let (way, component) = self.directory.route(watch.origin, &watch.component);
-            if way == Route::Fabric {
+            // A stable name may be of any platform.
+            let is_there = match (platform, component) {
+                (Some(ip), Component::Vm { mvm_ip, .. }) => ip == mvm_ip,
+                _ => true,
+            };
+            if way == Route::Fabric && is_there {
                 notices.add(Notice {
                     flags: Flags::NO_UNDELIVERABLE,
                     ..watch.passed(
@@ -320,6 +330,23 @@ impl Table {
                         Event::Watch,
                     )
                 });
+            }
+        }
+    }
+
+    /// Another platform is gone, with all that was up there, and all who asked from there.
+    pub(super) fn tell_platform_gone(&mut self, ip: [u8; 16], notices: &mut Notices) {
+        let is_there =
+            |component: &Component| matches!(component, Component::Vm { mvm_ip, .. } if *mvm_ip == ip);
+        self.end_watches(
+            |watch| watch.origin == Origin::Fabric && is_there(&watch.subscriber.component),
+            notices,
+        );
+        for ((app, _), watch) in self.watches.iter_mut() {
+            while let Some(at) = watch.up.iter().position(is_there) {
+                if let Ok(component) = watch.up.remove(at) {
+                    notices.add(watch.notice(component, *app, Event::Down));
+                }
             }
         }
     }

@@ -45,6 +45,9 @@ pub trait Parts {
 
     /// The stable name of the guest that a link leads to.
     fn stable_name(link: &Self::Link) -> Option<Uuid>;
+
+    /// Whether that guest has come from another platform, which may still have messages for it.
+    fn is_arriving(link: &Self::Link) -> bool;
 }
 
 /// One end of a message.
@@ -359,11 +362,17 @@ impl<P: Parts> Directory<P> {
     /// Finds the way to a component, and the name that it is to carry from here on.
     pub fn route(&self, origin: Origin, component: &Component) -> (Route, Component) {
         let guest = match component {
-            Component::Stable(uuid) => self.stable.get(uuid),
+            Component::Stable(uuid) => self.stable.get(uuid).filter(|&&id| self.is_here(origin, id)),
             _ => None,
         };
         let component = guest.map_or(*component, |&vm_id| self.names.guest(vm_id));
         route(&self.names, origin, &component)
+    }
+
+    /// Whether the stable name of a guest leads to it: while it is arriving, only for what other
+    /// platforms bring, so that the rest comes behind that.
+    fn is_here(&self, origin: Origin, vm_id: u32) -> bool {
+        origin == Origin::Fabric || !self.guest(vm_id).is_some_and(P::is_arriving)
     }
 
     /// Finds the receiver of a message to one, and the name that its component is to carry, as far

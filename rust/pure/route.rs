@@ -209,6 +209,11 @@ pub fn is_remote(names: &Names, source: &Component, kind: Kind) -> bool {
     }
 }
 
+/// Whether a component is a VM of the platform of this management VM.
+pub fn is_vm_of(names: &Names, component: &Component) -> bool {
+    matches!(component, Component::Vm { mvm_ip, .. } if *mvm_ip == names.mvm.mvm_ip)
+}
+
 fn to_guest(names: &Names, vm_id: u32) -> (Route, Component) {
     (Route::Guest(vm_id), names.guest(vm_id))
 }

@@ -119,7 +119,7 @@ class Host:
 
     def phase(self, name: str) -> None:
         self.phases.append((name, self.clock()))
-        self.say(name)
+        self.say(name if self.link is None else f"{self.name}: {name}")
 
     # -- the emulator --
 

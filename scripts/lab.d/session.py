@@ -16,7 +16,7 @@ import tty
 from pathlib import Path
 from typing import Any
 
-from host import Host
+from host import TAIL, Host
 from payload import TOP, copy_any, parse_guests, prepare
 
 PASS, TROUBLE, TIMEOUT, BROKEN, INTERRUPTED = 0, 1, 124, 125, 130
@@ -110,6 +110,8 @@ class Session:
                 selector.register(0, selectors.EVENT_READ, (None, "stdin"))
             for host in self.hosts:
                 host.watch()
+                if host is not first and host.status is not None:
+                    host.fail("FAIL", f"the command on {host.name} ended (status {host.status})")
             if self.args.timeout and self.now() > self.args.timeout:
                 first.fail("TIMEOUT", f"no end after {self.args.timeout:.0f} s")
                 self._ask_dom0(selector)
@@ -197,6 +199,10 @@ class Session:
     def _show_consoles(self, host: Host) -> None:
         if host.failure is None or host.failure.verdict == "INTERRUPTED":
             return
+        if host is not self.first:
+            lines = (host.run / "output.log").read_text(errors="replace").splitlines()
+            sys.stderr.write(f"lab: the end of the output on {host.name}:\n")
+            sys.stderr.writelines(f"    {line}\n" for line in lines[-TAIL:])
         for d in host.domains.values():
             if d.name == "dom0" or d.name in host.silent or d.name in host.failure.reason:
                 age = self.seconds - d.heard

@@ -4,6 +4,7 @@
 that migrates from one to the other. `scripts/lab two-hosts` runs it on both; h1 leads.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../mgmt"))
 
 import mgmt
+import traffic
 from mgmt import File, PATIENCE, case, check, equal, message, must, note, until, vm
 
 H1, H2 = "10.78.0.1", "10.78.0.2"
@@ -39,7 +41,10 @@ def serve():
 
 def answer(connection):
     with connection, connection.makefile("rwb") as stream:
-        asked = json.loads(stream.readline())
+        line = stream.readline()
+        if not line:
+            return
+        asked = json.loads(line)
         if "pipe" in asked:
             # The rest of the connection is the command's own.
             subprocess.run(asked["pipe"], stdin=connection, stdout=connection, stderr=open("/tmp/pipe.err", "w"))
@@ -97,6 +102,18 @@ def log():
 
 def logged(text, since=0, timeout=30):
     return until(lambda: text in log()[since:], timeout)
+
+
+def show_logs(lines=25):
+    """The ends of the daemons' logs, if h2 can be asked."""
+    found = {"h1": log()}
+    try:
+        found["h2"] = there(f"cat {WORK}/log", 20)[1]
+    except (OSError, ValueError) as e:
+        found["h2"] = f"no answer: {e}"
+    for host, text in found.items():
+        for line in text.splitlines()[-lines:]:
+            note(f"{host}: {line}")
 
 
 def reached(timeout=30):
@@ -159,12 +176,10 @@ def report(side, output):
     return found
 
 
-# -- cases, on h1 --
-
-
-@case(timeout=120)
-def hosts_find_each_other():
-    """With certificates of one authority two hosts exchange messages."""
+def set_up():
+    """Certificates and daemons on both hosts, for whichever case is the first."""
+    if os.path.exists(f"{WORK}/log"):
+        return
     shutil.rmtree(WORK, ignore_errors=True)
     os.makedirs(WORK)
     here(f"cd {WORK} && mgmt-fabric ca init --dir ca && mkdir other && mgmt-fabric ca init --dir other")
@@ -176,18 +191,47 @@ def hosts_find_each_other():
     must_there(f"mkdir -p {WORK} && echo {bundle} | base64 -d | tar -C {WORK} -xz")
     here(daemon(H1))
     must_there(daemon(H2))
-    check(logged(f"connected peer={H2}"), f"no connection: {log()}")
-    check(reached(), "no message passes")
+    if not logged(f"connected peer={H2}"):
+        raise mgmt.Failure(f"no connection: {log()}")
 
 
-@case(timeout=300)
+# -- cases, on h1 --
+
+
+def fabric_case(timeout):
+    """A case that needs daemons on both hosts."""
+
+    def mark(function):
+        @functools.wraps(function)
+        def prepared():
+            set_up()
+            done = False
+            try:
+                function()
+                done = not mgmt.has_failed()
+            finally:
+                if not done:
+                    show_logs()
+
+        return case(prepared, timeout=timeout)
+
+    return mark
+
+
+@fabric_case(timeout=120)
+def hosts_find_each_other():
+    """With certificates of one authority two hosts exchange messages."""
+    check(reached(), f"no message passes: {log()}")
+
+
+@fabric_case(timeout=300)
 def numbered_traffic():
     """Numbered messages both ways at full rate: none lost, doubled or out of order."""
     with Traffic():
         time.sleep(5 * PATIENCE)
 
 
-@case(timeout=300)
+@fabric_case(timeout=300)
 def partition():
     """The network fails for 12 s under traffic: the hosts notice, and go on where they were."""
     with Traffic():
@@ -200,7 +244,7 @@ def partition():
         time.sleep(3 * PATIENCE)
 
 
-@case(timeout=400)
+@fabric_case(timeout=400)
 def daemons_killed():
     """The daemons are killed (SIGKILL) five times each under traffic: nothing is lost or doubled."""
     with Traffic():
@@ -213,11 +257,97 @@ def daemons_killed():
             time.sleep(1.7 * PATIENCE)
 
 
-@case(timeout=300)
+# Serves an App_ID until it is killed.
+SERVER = """
+import sys, time
+sys.path.insert(0, "/lab/selftests/mgmt")
+import mgmt
+f = mgmt.File("Server")
+time.sleep(3000)
+"""
+
+
+def hears(watcher, when, event):
+    got = watcher.read(30 * PATIENCE)
+    return equal(f"presence on h2 {when}", (event, component(H2)), got and (got.payload, got.source_component))
+
+
+@fabric_case(timeout=300)
+def partition_that_lasts():
+    """The network fails for longer than messages wait: each comes back, who watches h2 is told, and it heals."""
+    count = 300
+    with File("Cut") as f, File("Watcher") as watcher:
+        watcher.write(message("Server", component(H2), mgmt.WATCH, kind=mgmt.PRESENCE))
+        hears(watcher, "at first", mgmt.DOWN)
+        must_there(f"setsid python3 -c '{SERVER}' >/tmp/server.log 2>&1 </dev/null & echo $! >/tmp/server")
+        if not hears(watcher, "when the server begins", mgmt.UP):
+            note(must_there("kill -0 $(cat /tmp/server); cat /tmp/server.log; mgmtctl status"))
+        since = len(log())
+        here("ip link set eth0 down")
+        for number in range(count):
+            f.write(message("Nobody", component(H2), number.to_bytes(4, "little")))
+        check(logged("disconnected", since, 30), "h1 does not notice")
+        back = [f.read(60 * PATIENCE) for _ in range(count)]
+        reasons = {got and (got.kind, got.reason) for got in back}
+        equal("what came back", {(mgmt.UNDELIVERABLE, mgmt.PEER_GONE)}, reasons)
+        order = [got.sequence for got in back if got]
+        check(order == sorted(set(order)), "it came back doubled or out of order")
+        # What is sent from now on does not wait.
+        f.write(message("Nobody", component(H2)))
+        got = f.read(5)
+        equal("to a host that is away", mgmt.NO_COMPONENT, got and got.reason)
+        hears(watcher, "when h2 is away", mgmt.DOWN)
+        here("ip link set eth0 up")
+        check(reached(90), "h2 does not come back")
+        hears(watcher, "when h2 is back", mgmt.UP)
+        must_there("kill $(cat /tmp/server)")
+        hears(watcher, "when the server ends", mgmt.DOWN)
+
+
+@fabric_case(timeout=300)
+def slow_peer():
+    """A receiver that is slow, and for 8 s does not read at all, gets all, in order; its sender waits."""
+    count = 6000
+    sink = f"exec mgmt-test --timeout {250 * PATIENCE} sink Slow --count {count} --linger 2000 --slow 1000"
+    found = []
+    receiver = threading.Thread(target=lambda: found.extend(there(sink, 280)), daemon=True)
+    receiver.start()
+    flood = f"mgmt-test --timeout {250 * PATIENCE} flood --wait 30 --count {count} --size 1024 --to Slow@vm:{H2}/0"
+    with subprocess.Popen(flood.split(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as sender:
+        time.sleep(3 * PATIENCE)
+        # mgmt-test is the only one there.
+        must_there("kill -STOP $(pidof mgmt-test)")
+        time.sleep(8)
+        check(sender.poll() is None, "its sender did not wait")
+        must_there("kill -CONT $(pidof mgmt-test)")
+        output = sender.communicate(timeout=200 * PATIENCE)[0].decode()
+    receiver.join(200 * PATIENCE)
+    report("h1", output)
+    got = report("h2", found[1] if found else "no end")
+    if got:
+        equal("received", count, got["received"])
+        note(f"the longest pause at the receiver: {got['longest_gap_ms']} ms")
+
+
+# Speaks TLS, and has no certificate.
+STRANGER = f"""
+import socket, ssl
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+with context.wrap_socket(socket.create_connection(("{H1}", 7440), 10)) as s:
+    try:
+        s.sendall(b"hello")
+        assert not s.recv(1), "it was answered"
+    except OSError:
+        pass
+"""
+
+
+@fabric_case(timeout=300)
 def intruder_without_certificate():
     """A host whose certificate is of another authority is refused and logged; nothing enters."""
-    must_there(KILL)
     since = len(log())
+    must_there(KILL)
     must_there(daemon(H2, f"{WORK}/intruder"))
     check(logged("disconnected", since), "h1 does not notice that h2 has gone")
     with File("Here") as f:
@@ -227,15 +357,20 @@ def intruder_without_certificate():
     refused = [line for line in (log()[since:] + there(f"cat {WORK}/log")[1]).splitlines() if "refused" in line]
     note("; ".join(refused[:2]))
     check(refused, "nobody logged a refusal")
+    # Who has none at all, and who speaks something else.
+    since = len(log())
+    must_there(f"python3 -c '{STRANGER}'")
+    check(logged(f"refused: from {H2}", since), f"a stranger without a certificate is not logged: {log()[since:]}")
     with socket.create_connection(("127.0.0.1", 7440)) as stranger:
         stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        check(logged("refused: from 127.0.0.1", since), "a stranger is not logged")
+        check(logged("refused: from 127.0.0.1", since), f"a stranger is not logged: {log()[since:]}")
+    note("; ".join(line for line in log()[since:].splitlines() if "refused" in line))
     must_there(KILL)
     must_there(daemon(H2))
     check(reached(90), "h2 does not come back")
 
 
-@case(timeout=300)
+@fabric_case(timeout=300)
 def wrong_component():
     """A host that sends as a component of another host is refused and logged; its sender is told."""
     since = len(log())
@@ -246,7 +381,7 @@ def wrong_component():
             "ip = lambda a: bytes(10) + b'\\xff\\xff' + socket.inet_aton(a)\n"
             "f = mgmt.File('Liar'); f.set_mvm_ip(ip('10.78.0.3'))\n"
             "f.write(mgmt.message('Here', mgmt.vm(0, ip('10.78.0.1')), b'forged'))\n"
-            "f.set_mvm_ip(ip('10.78.0.2')); got = f.read(20)\n"
+            "got = f.read(20); f.set_mvm_ip(ip('10.78.0.2'))\n"
             "print(got and (got.kind, got.reason))"
         )
         told = must_there(f"python3 -c \"{script}\"")
@@ -255,6 +390,29 @@ def wrong_component():
     check(logged("refused a message", since), f"not logged: {log()[since:]}")
     note(next((line for line in log()[since:].splitlines() if "refused a message" in line), ""))
     check(reached(), "what is true does not pass any more")
+
+
+def install_revoked():
+    """Both hosts get the authority's list, and read it."""
+    here(f"cp {WORK}/ca/revoked.pem {WORK}/{H1}/ && kill -HUP $(cat {WORK}/pid)")
+    text = here(f"base64 -w0 {WORK}/ca/revoked.pem")
+    must_there(f"echo {text} | base64 -d >{WORK}/{H2}/revoked.pem; kill -HUP $(cat {WORK}/pid)")
+
+
+@fabric_case(timeout=300)
+def revoked_certificate():
+    """A host whose certificate is revoked is refused and logged at once; with another one it is back."""
+    since = len(log())
+    here(f"cd {WORK} && mgmt-fabric cert revoke {H2} --ca ca")
+    install_revoked()
+    check(logged("its certificate is revoked", since), f"h2 is not sent away: {log()[since:]}")
+    check(logged("refused: to", since), f"h2 is not refused: {log()[since:]}")
+    note("; ".join(line for line in log()[since:].splitlines() if "refused" in line))
+    check(not reached(3), "h2 is still there")
+    here(f"cd {WORK} && rm -rf {H2} && mgmt-fabric cert issue {H2} --ca ca")
+    bundle = here(f"tar -C {WORK} -cz {H2} | base64 -w0")
+    must_there(f"echo {bundle} | base64 -d | tar -C {WORK} -xz && kill -HUP $(cat {WORK}/pid)")
+    check(reached(90), f"h2 does not come back: {log()[since:]}")
 
 
 MIGRATE = f"""#!/usr/bin/env python3
@@ -270,53 +428,83 @@ while data := s.recv(1 << 18):
     os.write(1, data)
 """
 
-# In the guest: numbered messages to a broker on each host, as fast as these take them.
-SEND = (
-    "mgmt-test --timeout {t} flood --app To{name} --wait {w} --count {count} --to {name}@vm:{ip}/0 "
-    ">/tmp/{name}.out 2>&1 </dev/null; echo $? >/tmp/{name}.status"
+# Numbered messages both ways at a steady rate, until a file is there.
+EXCHANGE = (
+    "rm -f /tmp/over; exec mgmt-test --timeout {t} duplex --app {app} --wait {w} --linger 3000 --pause 20 "
+    "--until /tmp/over --to {app}@{to}"
 )
 
 
-@case(timeout=1500)
+def counter(domain, name):
+    """Of h2's link to a guest."""
+    return int(must_there(f"python3 /lab/selftests/mgmt/mgmt.py counter {domain} {name}"))
+
+
+@fabric_case(timeout=1200)
 def live_migration():
-    """A PVH guest migrates live from h1 to h2 under numbered messages to brokers on both."""
+    """A PVH guest migrates live from h1 to h2; its numbered messages with brokers on both go on."""
     name = mgmt.guests()[0]
-    count = 20_000
+    uuid = traffic.uuid(name)
     with open("/tmp/mig", "w") as f:
         f.write(MIGRATE)
     os.chmod("/tmp/mig", 0o755)
-    sinks = {}
-    sink = "exec mgmt-test --timeout {t} sink {name} --count {count} --linger 3000 --slow 3000"
-    words = {"t": 1400 * PATIENCE, "w": 60 * PATIENCE, "count": count}
-    local = subprocess.Popen(["bash", "-c", sink.format(name="Local", **words)], stdout=subprocess.PIPE)
-    remote = threading.Thread(
-        target=lambda: sinks.update(remote=there(sink.format(name="Remote", **words), 1400)), daemon=True
+    words = {"t": 1000 * PATIENCE, "w": 60 * PATIENCE}
+    remote = []
+    broker = EXCHANGE.format(app="Remote", to=f"uuid:{uuid}", **words)
+    waiter = threading.Thread(target=lambda: remote.extend(there(broker, 1100)), daemon=True)
+    waiter.start()
+    broker = EXCHANGE.format(app="Local", to=f"uuid:{uuid}", **words)
+    local = subprocess.Popen(
+        ["bash", "-c", broker], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    remote.start()
     for app, ip in (("Local", H1), ("Remote", H2)):
-        must("guest", "-T", "60", name, f"({SEND.format(name=app, ip=ip, **words)}) &", timeout=90)
-    time.sleep(5 * PATIENCE)
-    here("setsid mgmtd >/tmp/mgmtd.log 2>&1 </dev/null &")
-    must_there("setsid mgmtd >/tmp/mgmtd.log 2>&1 </dev/null &")
+        command = EXCHANGE.format(app=app, to=f"vm:{ip}/0", **words)
+        must("guest", "-T", "60", name, f"({command}) >/tmp/{app}.out 2>&1 </dev/null &", timeout=90)
+    with File() as f:
+        counts = lambda: [f.link(mgmt.domid(name))[way] for way in ("rx_messages", "tx_messages")]
+        if not until(lambda: min(counts()) > 200, 120):
+            raise mgmt.Failure(f"the traffic does not begin: {counts()}")
+    here("setsid mgmtd --state /tmp/mgmtd >/tmp/mgmtd.log 2>&1 </dev/null &")
+    must_there("setsid mgmtd --state /tmp/mgmtd >/tmp/mgmtd.log 2>&1 </dev/null &")
     began = time.monotonic()
-    must("xl", "migrate", "-s", "/tmp/mig", name, "h2", timeout=1200)
+    must("xl", "migrate", "-s", "/tmp/mig", name, "h2", timeout=600)
     note(f"xl migrate took {time.monotonic() - began:.0f} s")
-    output = local.communicate(timeout=600 * PATIENCE)[0].decode()
-    remote.join(600 * PATIENCE)
-    for side, text in (("Local", output), ("Remote", sinks.get("remote", (1, "no end"))[1])):
-        found = report(side, text)
-        if found:
-            note(f"{side}: {text.strip().splitlines()[-1]}")
+    must_there(f"guest-attach {name}", timeout=240)
+    domain = must_there(f"xl domid {name}")
+    moving = lambda: min(counter(domain, way) for way in ("rx_messages", "tx_messages"))
+    if not until(lambda: counter(domain, "state") == 2, 60):
+        mgmt.fail(f"not connected on h2: {there('cat /tmp/mgmtd.log')[1]}")
+    else:
+        if not until(lambda: moving() > 300, 90):
+            local.kill()
+            raise mgmt.Failure(f"the traffic does not go on: {moving()}")
+    must_there(f"guest -T 60 {name} 'touch /tmp/over'; touch /tmp/over", timeout=90)
+    here("touch /tmp/over")
+    outputs = {"h1": local.communicate(timeout=200 * PATIENCE)[0].decode()}
+    waiter.join(200 * PATIENCE)
+    outputs["h2"] = remote[1] if remote else "no end"
+    for side, app in (("h1", "Local"), ("h2", "Remote")):
+        ended = lambda: there(f"guest -T 60 {name} 'grep ok /tmp/{app}.out'", 90)[0] == 0
+        check(until(ended, 120), f"{name}, {app}: no end")
+        there_, here_ = report(name, there(f"guest -T 60 {name} 'cat /tmp/{app}.out'", 90)[1]), report(side, outputs[side])
+        if there_ and here_:
+            sent, got = ([r[key] for r in (there_, here_)] for key in ("sent", "received"))
+            equal(f"what was sent, and received, between {name} and {side}", sent, got[::-1])
+            pauses = f"{there_['longest_gap_ms']} ms in {name}, {here_['longest_gap_ms']} ms at {side}"
+            note(f"{name} and {side}: {sum(got)} messages; the longest pauses: {pauses}")
+
+
+def ready():
+    here("insmod /lab/mgmt.ko")
+    with File() as f:
+        f.load_policy(mgmt.OPEN_POLICY)
 
 
 def main():
     if os.environ["LAB_HOST"] == "h2":
-        here("insmod /lab/mgmt.ko")
-        mgmt.run("/lab/selftests/mgmt/mgmt.py", "open")
+        ready()
         serve()
-    here("insmod /lab/mgmt.ko")
-    with File() as f:
-        f.load_policy(mgmt.OPEN_POLICY)
+    ready()
     for name in mgmt.guests():
         must("guest", "-T", "60", name, "insmod /lab/mgmt.ko", timeout=90)
         must("mgmtctl", "attach", name)

@@ -8,10 +8,11 @@ import time
 import uuid
 
 import mgmt
+import traffic
 from mgmt import (
     BROADCAST, DATA, DEADLINE, DENIED, DISCOVER, DOWN, HOPS, MVM_COMPONENT, NO_COMPONENT, NO_ENDPOINT, PEER_GONE, PLATFORM,
     PRESENCE, REPLY, REQUEST, SELF, SHARE, UNDELIVERABLE, UNSPECIFIED, UP, WATCH, FabricFile, File, GuestFile, case, check,
-    equal, guests, message, raises, stable, vm,
+    equal, guests, message, must, raises, stable, until, vm,
 )  # fmt: skip
 
 HERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
@@ -296,6 +297,16 @@ def watched(fabric, f):
     fabric.write(from_remote("Here", DOM_M, UP, kind=PRESENCE))
     got = f.read()
     equal("up", (UP, REMOTE), (got.payload, got.source_component))
+    # Its host goes and comes, and says again who is there.
+    fabric.platform(bytes(15) + b"\x09", 0)
+    fabric.platform(THERE, 0)
+    got = f.read()
+    equal("the host is gone", (DOWN, REMOTE), (got.payload, got.source_component))
+    fabric.platform(THERE, 1)
+    equal("asked again", (WATCH, REMOTE), (lambda m: (m.payload, m.component))(settled(fabric, "watch")))
+    fabric.write(from_remote("Here", DOM_M, UP, kind=PRESENCE))
+    equal("up again", UP, f.read().payload)
+    raises(errno.EINVAL, "neither there nor gone", fabric.platform, THERE, 2)
     # Nobody has asked for that.
     fabric.write(from_remote("Here", DOM_M, UP, kind=PRESENCE, source_app="Else"))
     check(f.read(0.2) is None, "what nobody asked for was told")
@@ -326,6 +337,56 @@ def stable_names():
         equal("from there", b"from there", guest.read().payload)
         raises(errno.EBUSY, "it is here", fabric.moved, own)
         raises(errno.ENOENT, "it never was", fabric.moved, other)
+        raises(errno.ENOENT, "it has not come", fabric.here, other)
+        raises(errno.EINVAL, "reserved", fabric.here, own, reserved=bytes(7) + b"x")
+        fabric.here(own)
+        f.write(message("Guest", stable(own), b"as before"))
+        equal("as before", b"as before", guest.read().payload)
+
+
+@case(timeout=240)
+def a_guest_that_arrives():
+    """What a guest from elsewhere is sent waits for what was on its way to it there; and what it sends, too."""
+    name = guests()[0]
+    own = uuid.UUID(mgmt.xenstore(f"/local/domain/{mgmt.domid(name)}/vm").rsplit("/", 1)[1]).bytes
+    with GuestFile(name, "Guest") as guest:
+        # Of a guest that was connected another module knows as little as another host.
+        must("rmmod", "mgmt")
+        gone = lambda: "no" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1]
+        check(until(gone, 30), "the guest does not notice")
+        must("xl", "pause", name)
+        must("insmod", "/lab/mgmt.ko")
+        with File() as f:
+            f.load_policy(mgmt.OPEN_POLICY)
+            f.set_mvm_ip(HERE)
+        with FabricFile() as fabric, File("Here") as f:
+            must("xl", "unpause", name)
+            check(until(lambda: traffic.state(name) == 2, 90), "not connected again")
+            guest.write(message("Here", MVM_COMPONENT, b"of the guest"))
+            numbers = []
+            for text in (b"3", b"4"):
+                f.write(message("Guest", stable(own), text))
+                number, got = fabric.read()
+                numbers.append(number)
+                equal("it is elsewhere still", stable(own), got.component)
+            f.write(message("Guest", stable(own), b"5"))
+            # What was sent there before comes back, from wherever it was.
+            fabric.write(from_remote("Guest", stable(own), b"1"))
+            fabric.write(from_remote("Guest", stable(own), b"2", source=DOM_M, source_app="Here"))
+            raises(errno.EACCES, "by another name", fabric.write,
+                   from_remote("Guest", vm(mgmt.domid(name), HERE), source=DOM_M))  # fmt: skip
+            check(f.read(1) is None, "what the guest sends was taken")
+            fabric.here(own, numbers[0])
+            got = [guest.read(20) for _ in range(5)]
+            equal("in order", [b"1", b"2", b"3", b"4", b"5"], [m and m.payload for m in got])
+            equal("from where", [REMOTE, *[DOM_M] * 4], [m and m.source_component for m in got])
+            got = f.read(20)
+            equal("of the guest", b"of the guest", got and got.payload)
+            raises(errno.ENOENT, "settled", fabric.settle, numbers[0])
+            raises(errno.EACCES, "it has arrived", fabric.write, from_remote("Guest", stable(own), source=DOM_M))
+            f.write(message("Guest", stable(own), b"6"))
+            equal("from now on", b"6", guest.read(20).payload)
+    mgmt.ready()
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ ACCOUNT = struct.Struct("<II6I6IQ16s")
 FABRIC = struct.Struct("<QQ16s")
 SETTLE = struct.Struct("<QII")
 MOVED_AWAY = struct.Struct("<16s16s")
+HERE = struct.Struct("<16sQ8s")
+THERE = struct.Struct("<16sI12s")
 EXCHANGE = struct.Struct("<QQII16s")
 BIND_HARDWARE = struct.Struct("<32s32sI28s")
 IOC_BIND = _ioc(1, 1, BIND.size)
@@ -65,6 +67,8 @@ IOC_FABRIC = _ioc(3, 9, FABRIC.size)
 IOC_FABRIC_SETTLE = _ioc(1, 10, SETTLE.size)
 IOC_FABRIC_MOVED = _ioc(1, 11, MOVED_AWAY.size)
 IOC_EXCHANGE = _ioc(3, 12, EXCHANGE.size)
+IOC_FABRIC_HERE = _ioc(1, 13, HERE.size)
+IOC_FABRIC_PLATFORM = _ioc(1, 14, THERE.size)
 IOC_BIND_HARDWARE = _ioc(1, 15, BIND_HARDWARE.size)
 UPLINK = 0xFFFFFFFF
 RULE_BUILT_IN = 0x10000
@@ -287,6 +291,12 @@ class FabricFile(File):
 
     def moved(self, uuid):
         fcntl.ioctl(self.fd, IOC_FABRIC_MOVED, MOVED_AWAY.pack(uuid, bytes(16)))
+
+    def here(self, uuid, number=(1 << 64) - 1, reserved=bytes(8)):
+        fcntl.ioctl(self.fd, IOC_FABRIC_HERE, HERE.pack(uuid, number, reserved))
+
+    def platform(self, ip, is_there, reserved=bytes(12)):
+        fcntl.ioctl(self.fd, IOC_FABRIC_PLATFORM, THERE.pack(ip, is_there, reserved))
 
 
 RELAY = r"""
@@ -569,6 +579,11 @@ def fail(text):
     where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}: " if frame else ""
     _failed.append(text)
     print("\n".join("# " + line for line in f"FAIL {where}{text}".splitlines()), flush=True)
+
+
+def has_failed():
+    """Whether anything has failed in this case."""
+    return bool(_failed)
 
 
 def check(condition, text):

@@ -45,6 +45,10 @@ impl Parts for Numbers {
     fn stable_name(_: &Self::Link) -> Option<Uuid> {
         None
     }
+
+    fn is_arriving(_: &Self::Link) -> bool {
+        false
+    }
 }
 
 struct Loaded(Table<Vec<Rule>, Vec<Entry>>);

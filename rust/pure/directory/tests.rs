@@ -25,6 +25,10 @@ impl Parts for Numbers {
     fn stable_name(link: &u32) -> Option<Uuid> {
         Some([*link as u8; 16])
     }
+
+    fn is_arriving(link: &u32) -> bool {
+        *link == ARRIVING
+    }
 }
 
 const MVM: VmName = VmName {
@@ -36,6 +40,8 @@ const NAMES: Names = Names {
     above: Above::Nobody,
     stable: None,
 };
+/// The link of a guest that has just come from another platform.
+const ARRIVING: u32 = 40;
 /// The number of the uplink: no guest has it.
 const UPLINK: u32 = u32::MAX;
 
@@ -231,6 +237,25 @@ fn an_answer_follows_the_guest_that_asked() {
     directory.remove_guest(8);
     assert_eq!(directory.remove_former(9), Some((8, 9)));
     assert_eq!(find(&directory, Kind::Reply, guest(8)), nobody);
+}
+
+#[test]
+fn a_guest_that_arrives_is_found_by_what_other_platforms_bring() {
+    let mut directory = Directory::<Numbers>::new(NAMES);
+    directory.fabric = Some(());
+    let rules = Always::new(Verdict::Allow);
+    let header = to(app(1), Component::Stable([40; 16]));
+    for (link, here) in [(ARRIVING, false), (5, true)] {
+        directory.add_guest((2, link));
+        directory.set_stable(([40; 16], 2));
+        let to_link = Ok((Receiver::Link(link), guest(2)));
+        let to_fabric = Ok((Receiver::Fabric(()), header.destination.component));
+        assert_eq!(directory.find(&rules, Origin::Fabric, &header), to_link);
+        for origin in [Origin::Local, Origin::Guest(7)] {
+            let wanted = if here { to_link } else { to_fabric };
+            assert_eq!(directory.find(&rules, origin, &header), wanted, "{origin:?}");
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 //! The bridge of this host, as the daemon sees it: the fabric link of `/dev/mgmt`.
 
+use crate::Host;
 use crate::places::Uuid;
 use mgmt_channel::{Channel, LinkState};
 use mgmt_wire::{HEADER_LEN, Reason};
@@ -51,6 +52,11 @@ pub trait Bridge {
     fn settle(&self, number: u64, reason: Reason) -> io::Result<()>;
     /// A guest is on another host now.
     fn moved(&self, guest: Uuid) -> io::Result<()>;
+    /// A guest that came from another host has all that was on its way to it there. What was read for
+    /// it since the number `from` goes to it, and is settled.
+    fn here(&self, guest: Uuid, from: u64) -> io::Result<()>;
+    /// Another host is there, or is gone: for those who watch somebody there.
+    fn platform(&self, host: Host, is_there: bool) -> io::Result<()>;
     /// The guests of this host.
     fn guests(&self) -> io::Result<Vec<Guest>>;
 }
@@ -59,6 +65,8 @@ const MAGIC: u8 = 0xCE;
 const FABRIC: Opcode = opcode::read_write::<RawFabric>(MAGIC, 9);
 const SETTLE: Opcode = opcode::write::<RawSettle>(MAGIC, 10);
 const MOVED: Opcode = opcode::write::<RawMoved>(MAGIC, 11);
+const HERE: Opcode = opcode::write::<RawHere>(MAGIC, 13);
+const PLATFORM: Opcode = opcode::write::<RawPlatform>(MAGIC, 14);
 
 /// `struct mgmt_fabric`
 #[repr(C)]
@@ -82,6 +90,22 @@ struct RawSettle {
 struct RawMoved {
     uuid: Uuid,
     reserved: [u32; 4],
+}
+
+/// `struct mgmt_fabric_here`
+#[repr(C)]
+struct RawHere {
+    uuid: Uuid,
+    from: u64,
+    reserved: [u32; 2],
+}
+
+/// `struct mgmt_fabric_platform`
+#[repr(C)]
+struct RawPlatform {
+    mvm_ip: [u8; 16],
+    is_there: u32,
+    reserved: [u32; 3],
 }
 
 /// The bridge of this domain, by its device.
@@ -201,6 +225,30 @@ impl Bridge for Device {
         Ok(())
     }
 
+    fn here(&self, uuid: Uuid, from: u64) -> io::Result<()> {
+        let raw = RawHere {
+            uuid,
+            from,
+            reserved: [0; 2],
+        };
+        // SAFETY: the request code and `RawHere` are those of `include/uapi/mgmt.h`; the kernel
+        // only reads the structure.
+        unsafe { ioctl(self.file.as_fd(), Setter::<HERE, RawHere>::new(raw)) }?;
+        Ok(())
+    }
+
+    fn platform(&self, host: Host, is_there: bool) -> io::Result<()> {
+        let raw = RawPlatform {
+            mvm_ip: host.0,
+            is_there: is_there.into(),
+            reserved: [0; 3],
+        };
+        // SAFETY: the request code and `RawPlatform` are those of `include/uapi/mgmt.h`; the kernel
+        // only reads the structure.
+        unsafe { ioctl(self.file.as_fd(), Setter::<PLATFORM, RawPlatform>::new(raw)) }?;
+        Ok(())
+    }
+
     fn guests(&self) -> io::Result<Vec<Guest>> {
         let links = self.channel.links().map_err(io::Error::other)?;
         let ids = links.iter().filter_map(|link| link.guest);
@@ -236,6 +284,10 @@ mod tests {
         assert_eq!(FABRIC as u64, 0xc020_ce09);
         assert_eq!(SETTLE as u64, 0x4010_ce0a);
         assert_eq!(MOVED as u64, 0x4020_ce0b);
+        assert_eq!(size_of::<RawHere>(), 32);
+        assert_eq!(HERE as u64, 0x4020_ce0d);
+        assert_eq!(size_of::<RawPlatform>(), 32);
+        assert_eq!(PLATFORM as u64, 0x4020_ce0e);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub enum Frame {
     Guests(Vec<[u8; 16]>),
     /// Nothing else to say.
     Alive,
+    /// Nothing is left here for a guest that is there now, and of it.
+    Handed([u8; 16]),
 }
 
 /// Who speaks, and where it stands.
@@ -66,6 +68,7 @@ const RECEIVED: u8 = 3;
 const REFUSED: u8 = 4;
 const GUESTS: u8 = 5;
 const ALIVE: u8 = 6;
+const HANDED: u8 = 7;
 
 /// Takes bytes off the front.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], NoFrame> {
@@ -112,6 +115,10 @@ impl Frame {
                 }
             }
             Self::Alive => to.push(ALIVE),
+            Self::Handed(guest) => {
+                to.push(HANDED);
+                to.extend(guest);
+            }
         }
         // At most `MAX_FRAME`.
         let length = (to.len() - 4) as u32;
@@ -158,6 +165,7 @@ impl Frame {
                 Self::Guests(guests)
             }
             ALIVE => Self::Alive,
+            HANDED => Self::Handed(take(rest)?),
             _ => return Err(NoFrame),
         };
         if rest.is_empty() {
@@ -190,6 +198,7 @@ mod tests {
             }),
             any::<Vec<[u8; 16]>>().prop_map(Frame::Guests),
             Just(Frame::Alive),
+            any::<[u8; 16]>().prop_map(Frame::Handed),
         ]
     }
 

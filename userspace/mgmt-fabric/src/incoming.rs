@@ -3,6 +3,7 @@
 //! What was taken of one peer, so that nothing is taken twice; and what may come from it.
 
 use crate::Host;
+use crate::places::Uuid;
 use mgmt_wire::{Component, HEADER_LEN, Header, Kind, Reason};
 
 /// Where a peer's messages stand.
@@ -36,14 +37,23 @@ impl Incoming {
     }
 }
 
-/// Whether a peer may send such a message: whole, and from a component of its own.
-pub fn check(peer: Host, bytes: &[u8]) -> Result<Header, Reason> {
+/// Whether a peer may send such a message: whole, and from a component of its own. What others had sent
+/// to a guest there it may bring to where that is now, if `may_bring` says so.
+pub fn check(
+    peer: Host,
+    bytes: &[u8],
+    may_bring: impl Fn(&Uuid) -> bool,
+) -> Result<Header, Reason> {
     let header = Header::of_message(bytes).map_err(|_| Reason::Denied)?;
     if bytes.len() != HEADER_LEN + header.length as usize || header.source.app.is_none() {
         return Err(Reason::Denied);
     }
     match header.source.component {
         Component::Vm { mvm_ip, .. } if mvm_ip == peer.0 => Ok(header),
+        Component::Vm { .. } => match &header.destination.component {
+            Component::Stable(guest) if may_bring(guest) => Ok(header),
+            _ => Err(Reason::Denied),
+        },
         // What could not be delivered bears the name that it was sent to, a stable one perhaps: it
         // goes nowhere but back to who sent it.
         Component::Stable(_) if header.kind == Kind::Undeliverable => Ok(header),

@@ -9,6 +9,7 @@
 //!
 //! What can be wrong without a network is in [`outgoing`], [`incoming`], [`places`] and [`frame`].
 
+pub mod arrivals;
 pub mod bridge;
 pub mod certificates;
 pub mod frame;

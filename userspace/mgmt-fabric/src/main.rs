@@ -2,7 +2,7 @@
 
 //! `mgmt-fabric`: carries M-channels between this host and others.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use mgmt_channel::{Channel, Component, DEVICE};
 use mgmt_fabric::bridge::Device;
@@ -33,7 +33,7 @@ enum Verb {
     /// The certificates of hosts
     #[command(subcommand)]
     Cert(Cert),
-    /// Carry messages until SIGTERM
+    /// Carry messages until SIGTERM; at SIGHUP read the certificates anew, and which are revoked
     Run(Run),
 }
 
@@ -62,6 +62,15 @@ enum Cert {
         /// Where they go; a directory named after the host if not given
         #[arg(long)]
         out: Option<PathBuf>,
+    },
+    /// Revoke all that were issued for a host so far, in the authority's revoked.pem, which belongs to
+    /// where every host has its certificates
+    Revoke {
+        /// The address (MVM_IP) of the host's management VM
+        host: IpAddr,
+        /// Where the authority is
+        #[arg(long, default_value = ".")]
+        ca: PathBuf,
     },
 }
 
@@ -108,6 +117,7 @@ fn main() -> ExitCode {
             let out = out.unwrap_or_else(|| host.to_string().into());
             certificates::issue(&ca, host, &out)
         }
+        Verb::Cert(Cert::Revoke { host, ca }) => certificates::revoke(&ca, host),
         Verb::Run(options) => {
             let filter = tracing_subscriber::EnvFilter::try_new(&options.log)
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -133,6 +143,10 @@ fn run(options: Run) -> Result<()> {
     let tls = Tls::load(&options.certificates)?;
     let channel = Channel::open()?;
     if let Some(ip) = options.mvm_ip {
+        ensure!(
+            tls.is_for(ip.into()),
+            "this host is to be {ip}, and its certificate is not for that"
+        );
         channel
             .set_mvm(ip)
             .context("setting the address of this management VM")?;
@@ -141,6 +155,7 @@ fn run(options: Run) -> Result<()> {
         Some(Component::Vm { mvm_ip, .. }) if mvm_ip != [0; 16] => Host(mvm_ip),
         _ => bail!("this management VM has no address: --mvm-ip"),
     };
+    let certificates = options.certificates;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -159,8 +174,18 @@ fn run(options: Run) -> Result<()> {
         let node = Node::new(device, options, tls)?;
         let mut terminated = signal(SignalKind::terminate())?;
         tracing::info!(%host, "ready");
+        let mut hung_up = signal(SignalKind::hangup())?;
+        let reload = async {
+            while hung_up.recv().await.is_some() {
+                match Tls::load(&certificates).and_then(|tls| node.reload(tls)) {
+                    Ok(()) => tracing::info!("certificates read anew"),
+                    Err(error) => tracing::error!("certificates not read, the old hold: {error:#}"),
+                }
+            }
+        };
         tokio::select! {
             done = node.run(listener) => done.context("the bridge"),
+            () = reload => Ok(()),
             _ = terminated.recv() => Ok(()),
             _ = tokio::signal::ctrl_c() => Ok(()),
         }

@@ -6,6 +6,7 @@
 //! One thread does it all, so that nothing needs a lock.
 
 use crate::Host;
+use crate::arrivals::Arrivals;
 use crate::bridge::{Bridge, Guest};
 use crate::journal::Journal;
 use crate::outgoing::{Full, Limits, Outgoing};
@@ -13,8 +14,9 @@ use crate::places::{Places, Uuid};
 use crate::session::{self, Side};
 use crate::tls::Tls;
 use mgmt_wire::{Component, Header, Reason};
+use rustls::pki_types::CertificateDer;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +37,8 @@ const MAX_STRANGERS: usize = 32;
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often guests are looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// As many messages as may wait to be read from the bridge.
+const WAITING: usize = 4096;
 /// Times between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -59,6 +63,8 @@ pub(crate) struct Peer {
     pub(crate) outgoing: RefCell<Outgoing>,
     /// There is something to send.
     pub(crate) wake: Notify,
+    /// Guests of which nothing is left here once the message with this number is sent.
+    pub(crate) handed: RefCell<VecDeque<(u64, Uuid)>>,
     /// There may be room for more.
     room: Notify,
     /// Since when its queue is full, and nothing of it was taken.
@@ -66,15 +72,19 @@ pub(crate) struct Peer {
     /// The number of its session; an older one ends.
     pub(crate) session: Cell<u64>,
     pub(crate) ended: Notify,
+    /// That of its last session.
+    pub(crate) certificate: RefCell<Option<CertificateDer<'static>>>,
     /// Since when it is away; `None` while it is connected.
     pub(crate) away: Cell<Option<Instant>>,
+    /// Whether those who watch somebody there know it as there.
+    pub(crate) is_known: Cell<bool>,
 }
 
 /// This host.
 pub struct Node<B> {
     pub(crate) bridge: B,
     pub(crate) options: Options,
-    pub(crate) tls: Tls,
+    pub(crate) tls: RefCell<Tls>,
     pub(crate) peers: RefCell<BTreeMap<Host, Rc<Peer>>>,
     pub(crate) places: RefCell<Places>,
     pub(crate) journal: RefCell<Journal>,
@@ -82,6 +92,13 @@ pub struct Node<B> {
     pub(crate) accepted: Cell<u64>,
     /// The guests here that are connected, and how often that has changed.
     pub(crate) guests: RefCell<(u64, Vec<Uuid>)>,
+    /// Guests that have come here, of which others may have something.
+    pub(crate) arrivals: RefCell<Arrivals>,
+    /// Guests that are on other hosts now, which are to be told when nothing is left of them here; and
+    /// those of which all that is left waits to be read.
+    leaving: RefCell<BTreeSet<(Host, Uuid)>>,
+    left: RefCell<Vec<(Host, Uuid)>>,
+    has_left: Notify,
     strangers: Cell<usize>,
 }
 
@@ -98,11 +115,15 @@ impl<B: Bridge + 'static> Node<B> {
         let node = Rc::new(Self {
             accepted: Cell::new(standing.accepted),
             bridge,
-            tls,
+            tls: RefCell::new(tls),
             peers: RefCell::default(),
             places: RefCell::default(),
             journal: RefCell::new(journal),
             guests: RefCell::default(),
+            arrivals: RefCell::default(),
+            leaving: RefCell::default(),
+            left: RefCell::default(),
+            has_left: Notify::new(),
             strangers: Cell::new(0),
             options,
         });
@@ -124,12 +145,46 @@ impl<B: Bridge + 'static> Node<B> {
         }
         spawn_local(self.clone().tend());
         loop {
+            let left = std::mem::take(&mut *self.left.borrow_mut());
+            let mut more = WAITING;
             while let Some((number, bytes)) = self.bridge.read()? {
                 self.route(number, bytes).await?;
                 tokio::task::yield_now().await;
+                more -= 1;
+                if more == 0 {
+                    break;
+                }
             }
-            self.bridge.readable().await?;
+            // All that waited is on its way.
+            for (host, guest) in left {
+                self.hand(host, guest);
+            }
+            if more > 0 {
+                tokio::select! {
+                    done = self.bridge.readable() => done?,
+                    () = self.has_left.notified() => {}
+                }
+            }
         }
+    }
+
+    /// Takes other certificates, and another list of those that are revoked. Sessions end whose peers'
+    /// are among these.
+    pub fn reload(&self, tls: Tls) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            tls.is_for(self.options.host),
+            "the certificate is not for this host"
+        );
+        for peer in self.peers.borrow().values() {
+            let certificate = peer.certificate.borrow();
+            let is_revoked = certificate.as_ref().is_some_and(|it| tls.is_revoked(it));
+            if is_revoked && peer.away.get().is_none() {
+                tracing::warn!(peer = %peer.host, "refused: its certificate is revoked");
+                peer.ended.notify_waiters();
+            }
+        }
+        *self.tls.borrow_mut() = tls;
+        Ok(())
     }
 
     /// The peer with this address; `None` if there are too many.
@@ -145,11 +200,15 @@ impl<B: Bridge + 'static> Node<B> {
             host,
             outgoing: RefCell::new(Outgoing::new(self.options.limits)),
             wake: Notify::new(),
+            handed: RefCell::default(),
             room: Notify::new(),
             full: Cell::new(None),
             session: Cell::new(0),
             ended: Notify::new(),
+            certificate: RefCell::default(),
             away: Cell::new(Some(Instant::now())),
+            // An earlier daemon has said so then.
+            is_known: Cell::new(self.journal.borrow().incoming(host).lineage != 0),
         });
         peers.insert(host, peer.clone());
         Some(peer)
@@ -164,6 +223,7 @@ impl<B: Bridge + 'static> Node<B> {
         };
         let host = match header.destination.component {
             Component::Vm { mvm_ip, .. } => Some(Host(mvm_ip)),
+            Component::Stable(uuid) if self.arrivals.borrow_mut().hold(&uuid, number) => return Ok(()),
             // An earlier daemon may have sent it, and the guest moved since.
             Component::Stable(uuid) => {
                 let sent = self.journal.borrow().route(number);
@@ -235,6 +295,9 @@ impl<B: Bridge + 'static> Node<B> {
                 }
                 self.places.borrow_mut().forget(peer.host);
                 self.note(self.settle_all(peer, left, Reason::PeerGone));
+                if peer.is_known.replace(false) {
+                    self.note(self.bridge.platform(peer.host, false));
+                }
             }
             match self.bridge.guests() {
                 Ok(guests) => self.follow(&guests, &peers),
@@ -248,13 +311,20 @@ impl<B: Bridge + 'static> Node<B> {
         let here = guests.iter().filter(|guest| guest.connected);
         let mut here: Vec<_> = here.map(|guest| guest.uuid).collect();
         here.sort_unstable();
-        let mut known = self.guests.borrow_mut();
-        if known.1 != here {
-            *known = (known.0 + 1, here);
+        let (version, known) = self.guests.borrow().clone();
+        for &guest in here.iter().filter(|guest| !known.contains(guest)) {
+            self.arrive(guest, peers);
+        }
+        if known != here {
+            for number in self.arrivals.borrow_mut().keep(&here) {
+                self.note(self.settle(number, Reason::NoComponent));
+            }
+            *self.guests.borrow_mut() = (version + 1, here);
             for peer in peers {
                 peer.wake.notify_one();
             }
         }
+        self.tend_arrivals();
         for guest in guests.iter().filter(|guest| !guest.connected) {
             if self.places.borrow().is_elsewhere(&guest.uuid) {
                 match self.bridge.moved(guest.uuid) {
@@ -263,6 +333,73 @@ impl<B: Bridge + 'static> Node<B> {
                     Err(error) => tracing::debug!(%error, "a guest that moves"),
                 }
             }
+        }
+        self.leaving.borrow_mut().retain(|&(host, guest)| {
+            let is_here = guests.iter().any(|known| known.uuid == guest);
+            if !is_here {
+                self.left.borrow_mut().push((host, guest));
+                self.has_left.notify_one();
+            }
+            is_here
+        });
+    }
+
+    /// A guest has its channel here now, and perhaps comes from another host.
+    fn arrive(&self, guest: Uuid, peers: &[Rc<Peer>]) {
+        let is_for_it = |bytes: &[u8]| {
+            Header::of_message(bytes)
+                .is_ok_and(|header| header.destination.component == Component::Stable(guest))
+        };
+        let mut held = Vec::new();
+        for peer in peers {
+            let withdrawn = peer.outgoing.borrow_mut().withdraw(is_for_it);
+            if !withdrawn.is_empty() {
+                peer.room.notify_one();
+            }
+            held.extend(withdrawn);
+        }
+        let from = self.places.borrow().find(&guest);
+        let hosts = peers.iter().map(|peer| peer.host);
+        self.arrivals.borrow_mut().begin(guest, from, hosts, held);
+    }
+
+    /// Lets those guests go ahead of which nobody else has anything.
+    pub(crate) fn tend_arrivals(&self) {
+        let away = |host| {
+            let peers = self.peers.borrow();
+            peers.get(&host).and_then(|peer| peer.away.get())
+        };
+        let ended = self.arrivals.borrow_mut().ended(away);
+        for (guest, held) in ended {
+            let from = held.first().copied().unwrap_or(u64::MAX);
+            tracing::info!(uuid = ?Hex(guest), messages = held.len(), "a guest is here");
+            match self.bridge.here(guest, from) {
+                Ok(()) => held
+                    .into_iter()
+                    .for_each(|number| self.journal.borrow_mut().settled(number)),
+                Err(error) => {
+                    tracing::warn!(%error, "a guest that came");
+                    for number in held {
+                        self.note(self.settle(number, Reason::NoComponent));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A peer says which guests it has, of which these are new.
+    pub(crate) fn announced(&self, host: Host, all: Vec<Uuid>, new: &[Uuid]) {
+        self.places.borrow_mut().announce(host, all);
+        let new = new.iter().map(|&guest| (host, guest));
+        self.leaving.borrow_mut().extend(new);
+    }
+
+    /// Tells a peer that nothing of a guest is left here, behind what is on its way there.
+    fn hand(&self, host: Host, guest: Uuid) {
+        if let Some(peer) = self.peers.borrow().get(&host) {
+            let last = peer.outgoing.borrow().last();
+            peer.handed.borrow_mut().push_back((last, guest));
+            peer.wake.notify_one();
         }
     }
 
@@ -274,9 +411,19 @@ impl<B: Bridge + 'static> Node<B> {
     }
 
     async fn dial(self: Rc<Self>, host: Host, address: SocketAddr) {
+        let mut last = None;
         loop {
             match timeout(HANDSHAKE, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => self.clone().serve(stream, Side::Dials(host)).await,
+                Ok(Ok(stream)) => {
+                    let refused = self.enter(stream, Side::Dials(host)).await;
+                    // The same is not said again twice a second.
+                    if refused != last {
+                        if let Some(why) = &refused {
+                            tracing::warn!("refused: to {host}: {why}");
+                        }
+                        last = refused;
+                    }
+                }
                 Ok(Err(error)) => tracing::debug!(peer = %host, %error, "not reached"),
                 Err(_) => tracing::debug!(peer = %host, "not reached in time"),
             }
@@ -288,11 +435,19 @@ impl<B: Bridge + 'static> Node<B> {
         loop {
             match listener.accept().await {
                 Ok((stream, from)) if self.strangers.get() >= MAX_STRANGERS => {
+                    let from = from.ip().to_canonical();
                     tracing::warn!(%from, "refused: too many handshakes");
                     drop(stream);
                 }
                 Ok((stream, from)) => {
-                    spawn_local(self.clone().serve(stream, Side::Listens(from)));
+                    // An IPv4 address as such, also where the socket is IPv6's.
+                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    let this = self.clone();
+                    spawn_local(async move {
+                        if let Some(why) = this.enter(stream, Side::Listens).await {
+                            tracing::warn!("refused: from {from}: {why}");
+                        }
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept");
@@ -302,17 +457,21 @@ impl<B: Bridge + 'static> Node<B> {
         }
     }
 
-    async fn serve(self: Rc<Self>, stream: TcpStream, side: Side) {
+    /// Shakes hands and carries messages until the connection ends. Why it was refused, if it was.
+    async fn enter(&self, stream: TcpStream, side: Side) -> Option<String> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "nodelay");
         }
         self.strangers.set(self.strangers.get() + 1);
-        let entered = timeout(HANDSHAKE, session::enter(&self, stream, side)).await;
+        let entered = timeout(HANDSHAKE, session::enter(self, stream, side)).await;
         self.strangers.set(self.strangers.get() - 1);
         match entered {
-            Ok(Ok(session)) => session.run(&self).await,
-            Ok(Err(error)) => tracing::warn!("refused: {side}: {error:#}"),
-            Err(_) => tracing::warn!("refused: {side}: no handshake in time"),
+            Ok(Ok(session)) => {
+                session.run(self).await;
+                None
+            }
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some("no handshake in time".to_owned()),
         }
     }
 }

@@ -41,9 +41,12 @@ pub struct Full(pub Vec<u8>);
 #[derive(Debug, Default)]
 pub struct Outgoing {
     queue: VecDeque<Entry>,
-    /// How many of them were sent in this session.
+    /// How many of them were sent in this session, and in any.
     sent: usize,
+    ever_sent: usize,
     bytes: usize,
+    /// The number of the last one that was queued.
+    last: u64,
     limits: Limits,
 }
 
@@ -65,6 +68,7 @@ impl Outgoing {
             return Err(Full(bytes));
         }
         self.bytes += bytes.len();
+        self.last = number;
         self.queue.push_back(Entry { number, bytes });
         Ok(())
     }
@@ -79,7 +83,36 @@ impl Outgoing {
     pub fn send_next(&mut self) -> Option<(u64, &[u8])> {
         let entry = self.queue.get(self.sent)?;
         self.sent += 1;
+        self.ever_sent = self.ever_sent.max(self.sent);
         Some((entry.number, &entry.bytes))
+    }
+
+    /// The number of the next message to send in this session.
+    pub fn next_number(&self) -> Option<u64> {
+        Some(self.queue.get(self.sent)?.number)
+    }
+
+    /// The number of the last message that was queued; 0: none was.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Takes back the messages that were not sent yet, in any session, and for which `those` says so.
+    /// Returns their numbers.
+    pub fn withdraw(&mut self, those: impl Fn(&[u8]) -> bool) -> Vec<u64> {
+        let mut taken = Vec::new();
+        let first = self.ever_sent;
+        let mut at = 0;
+        self.queue.retain(|entry| {
+            at += 1;
+            let goes = at > first && those(&entry.bytes);
+            if goes {
+                taken.push(entry.number);
+                self.bytes -= entry.bytes.len();
+            }
+            !goes
+        });
+        taken
     }
 
     /// The peer has everything up to this number. Returns what it has: only what was sent to it.
@@ -101,6 +134,7 @@ impl Outgoing {
             return false;
         };
         self.sent -= 1;
+        self.ever_sent -= 1;
         if let Some(entry) = self.queue.remove(at) {
             self.bytes -= entry.bytes.len();
         }
@@ -122,6 +156,7 @@ impl Outgoing {
             if let Some(entry) = self.queue.pop_front() {
                 self.bytes -= entry.bytes.len();
                 self.sent = self.sent.saturating_sub(1);
+                self.ever_sent = self.ever_sent.saturating_sub(1);
                 taken.push(entry.number);
             }
         }

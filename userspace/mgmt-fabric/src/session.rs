@@ -7,13 +7,13 @@ use crate::bridge::{Bridge, is_passing};
 use crate::frame::{Frame, Hello, MAX_FRAME};
 use crate::incoming::check;
 use crate::node::{Node, Peer};
+use crate::places::Uuid;
 use crate::tls::is_of;
 use anyhow::{Context, Result, bail, ensure};
 use mgmt_wire::Reason;
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{
@@ -40,17 +40,8 @@ const LOGGED: usize = 16;
 pub(crate) enum Side {
     /// This host, to the peer that is expected there.
     Dials(Host),
-    /// Somebody, from there.
-    Listens(SocketAddr),
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dials(host) => write!(f, "to {host}"),
-            Self::Listens(from) => write!(f, "from {from}"),
-        }
-    }
+    /// Somebody.
+    Listens,
 }
 
 type Stream = tokio_rustls::TlsStream<TcpStream>;
@@ -62,6 +53,13 @@ pub(crate) struct Session {
     reader: BufReader<ReadHalf<Stream>>,
     writer: BufWriter<WriteHalf<Stream>>,
     replies: Replies,
+}
+
+/// What of a peer is dealt with in the order in which it was sent.
+enum Item {
+    Message(u64, Vec<u8>),
+    Guests(Vec<Uuid>),
+    Handed(Uuid),
 }
 
 /// What is to be told of the peer's messages.
@@ -93,9 +91,13 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     let mut stream: Stream = match side {
         Side::Dials(host) => {
             let name = ServerName::IpAddress(host.ip().into());
-            node.tls.connector.connect(name, stream).await?.into()
+            let connector = node.tls.borrow().connector.clone();
+            connector.connect(name, stream).await?.into()
         }
-        Side::Listens(_) => node.tls.acceptor.accept(stream).await?.into(),
+        Side::Listens => {
+            let acceptor = node.tls.borrow().acceptor.clone();
+            acceptor.accept(stream).await?.into()
+        }
     };
     let certificate = match &stream {
         tokio_rustls::TlsStream::Client(stream) => stream.get_ref().1.peer_certificates(),
@@ -116,7 +118,7 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     let lineage = node.bridge.standing().lineage;
     let its = match side {
         // Who listens says nothing to whom it does not know.
-        Side::Listens(_) => greeting(read(&mut stream).await?)?,
+        Side::Listens => greeting(read(&mut stream).await?)?,
         Side::Dials(host) => {
             let taken = node.journal.borrow().incoming(host);
             write(&mut stream, &hello(lineage, taken.lineage, taken.received)).await?;
@@ -132,7 +134,7 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     }
     match side {
         Side::Dials(host) => ensure!(its.host == host, "{} is where {host} should be", its.host),
-        Side::Listens(_) => {
+        Side::Listens => {
             ensure!(
                 its.host != node.options.host,
                 "it has the address of this host"
@@ -142,8 +144,16 @@ pub(crate) async fn enter<B: Bridge + 'static>(
             stream.flush().await?;
         }
     }
+    // It may have been revoked since the handshake began.
+    ensure!(
+        !node.tls.borrow().is_revoked(&certificate),
+        "its certificate is revoked"
+    );
     let peer = node.peer(its.host).context("too many hosts")?;
+    peer.certificate.replace(Some(certificate));
     let mut taken = node.journal.borrow().incoming(peer.host);
+    // Another bridge knows nothing of who asked it.
+    let is_new = taken.lineage != its.lineage;
     taken.begin(its.lineage);
     node.journal.borrow_mut().set_incoming(peer.host, taken)?;
     let received = if its.known == lineage {
@@ -157,6 +167,13 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     peer.session.set(number);
     peer.ended.notify_waiters();
     peer.away.set(None);
+    let was_known = peer.is_known.replace(true);
+    if is_new && was_known {
+        node.note(node.bridge.platform(peer.host, false));
+    }
+    if is_new || !was_known {
+        node.note(node.bridge.platform(peer.host, true));
+    }
     tracing::info!(peer = %peer.host, "connected");
     let (reader, writer) = split(stream);
     Ok(Session {
@@ -198,7 +215,7 @@ impl Session {
             peer.away.set(Some(std::time::Instant::now()));
         }
         match result {
-            Ok(()) => tracing::info!(peer = %peer.host, "replaced"),
+            Ok(()) => tracing::info!(peer = %peer.host, "disconnected: ended here"),
             Err(error) => tracing::warn!(peer = %peer.host, "disconnected: {error:#}"),
         }
     }
@@ -209,14 +226,12 @@ async fn receive<B: Bridge + 'static>(
     node: &Node<B>,
     peer: &Peer,
     reader: &mut (impl AsyncRead + Unpin),
-    messages: mpsc::Sender<(u64, Vec<u8>)>,
+    items: mpsc::Sender<Item>,
 ) -> Result<()> {
     loop {
         let frame = timeout(SILENCE, read(reader)).await;
         match frame.context("nothing was heard of it")?? {
-            Frame::Message { number, bytes } => {
-                messages.send((number, bytes)).await?;
-            }
+            Frame::Message { number, bytes } => items.send(Item::Message(number, bytes)).await?,
             Frame::Received(number) => {
                 let settled = peer.outgoing.borrow_mut().received(number);
                 node.settle_all(peer, settled, Reason::None)?;
@@ -227,25 +242,42 @@ async fn receive<B: Bridge + 'static>(
                     node.settle_all(peer, vec![number], reason)?;
                 }
             }
-            Frame::Guests(guests) => node.places.borrow_mut().announce(peer.host, guests),
+            Frame::Guests(guests) => items.send(Item::Guests(guests)).await?,
+            Frame::Handed(guest) => items.send(Item::Handed(guest)).await?,
             Frame::Alive => {}
             Frame::Hello(_) => bail!("it said twice who it is"),
         }
     }
 }
 
-/// Hands the peer's messages to the bridge, one by one.
+/// Hands the peer's messages to the bridge, one by one, and follows its guests.
 async fn take<B: Bridge + 'static>(
     node: &Node<B>,
     peer: &Peer,
-    mut messages: mpsc::Receiver<(u64, Vec<u8>)>,
+    mut items: mpsc::Receiver<Item>,
     replies: &Replies,
 ) -> Result<()> {
     let mut logged = 0;
-    while let Some((number, bytes)) = messages.recv().await {
+    let mut known = BTreeSet::new();
+    while let Some(item) = items.recv().await {
+        let (number, bytes) = match item {
+            Item::Message(number, bytes) => (number, bytes),
+            Item::Guests(guests) => {
+                let before = std::mem::replace(&mut known, guests.iter().copied().collect());
+                let new: Vec<_> = known.difference(&before).copied().collect();
+                node.announced(peer.host, guests, &new);
+                continue;
+            }
+            Item::Handed(guest) => {
+                node.arrivals.borrow_mut().handed(peer.host, &guest);
+                node.tend_arrivals();
+                continue;
+            }
+        };
         let mut taken = node.journal.borrow().incoming(peer.host);
         if taken.is_new(number) {
-            let checked = check(peer.host, &bytes);
+            let may_bring = |guest: &Uuid| node.arrivals.borrow().may_bring(peer.host, guest);
+            let checked = check(peer.host, &bytes, may_bring);
             let refused = match &checked {
                 Err(reason) => Some(*reason),
                 Ok(_) => hand_in(node, peer, number, &bytes).await?,
@@ -323,6 +355,18 @@ async fn send<B: Bridge + 'static>(
             if let Some((version, guests)) = guests {
                 write(writer, &Frame::Guests(guests)).await?;
                 told = Some(version);
+            }
+            loop {
+                let next = peer.outgoing.borrow().next_number();
+                let guest = {
+                    let mut handed = peer.handed.borrow_mut();
+                    let is_next = |&(behind, _): &(u64, Uuid)| next.is_none_or(|next| next > behind);
+                    handed.front().is_some_and(is_next).then(|| handed.pop_front()).flatten()
+                };
+                match guest {
+                    Some((_, guest)) => write(writer, &Frame::Handed(guest)).await?,
+                    None => break,
+                }
             }
             let next = peer
                 .outgoing

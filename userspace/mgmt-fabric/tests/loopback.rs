@@ -35,6 +35,10 @@ struct Kernel {
     taken: RefCell<Vec<Vec<u8>>>,
     guests: RefCell<Vec<Guest>>,
     moved: RefCell<Vec<[u8; 16]>>,
+    here: RefCell<Vec<[u8; 16]>>,
+    platforms: RefCell<Vec<(Host, bool)>>,
+    /// What waits for a guest that moves, and goes after it.
+    waiting: RefCell<Vec<Vec<u8>>>,
     is_full: Cell<bool>,
     changed: Notify,
 }
@@ -103,12 +107,43 @@ impl Bridge for Memory {
     fn moved(&self, guest: [u8; 16]) -> io::Result<()> {
         self.0.moved.borrow_mut().push(guest);
         self.0.guests.borrow_mut().clear();
+        for bytes in self.0.waiting.take() {
+            self.0.accept(bytes);
+        }
+        Ok(())
+    }
+
+    fn here(&self, guest: [u8; 16], from: u64) -> io::Result<()> {
+        self.0.here.borrow_mut().push(guest);
+        let waiting = std::mem::take(&mut *self.0.unread.borrow_mut());
+        let (its, others): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(_, bytes)| is_for(bytes, guest));
+        self.0.unread.borrow_mut().extend(others);
+        let mut taken = self.0.taken.borrow_mut();
+        self.0.unsettled.borrow_mut().retain(|&number, bytes| {
+            let goes = number >= from && is_for(bytes, guest);
+            if goes {
+                taken.push(bytes.clone());
+            }
+            !goes
+        });
+        taken.extend(its.into_iter().map(|(_, bytes)| bytes));
+        Ok(())
+    }
+
+    fn platform(&self, host: Host, is_there: bool) -> io::Result<()> {
+        self.0.platforms.borrow_mut().push((host, is_there));
         Ok(())
     }
 
     fn guests(&self) -> io::Result<Vec<Guest>> {
         Ok(self.0.guests.borrow().clone())
     }
+}
+
+fn is_for(bytes: &[u8], guest: [u8; 16]) -> bool {
+    let header = Header::of_message(bytes).unwrap();
+    header.destination.component == Component::Stable(guest)
 }
 
 fn host(number: u8) -> IpAddr {
@@ -348,6 +383,8 @@ fn a_peer_that_is_slow_or_away_costs_what_is_sent_to_it() {
         until("refused", || back() == 12).await;
         let why = one.kernel.came_back.borrow()[10].1;
         assert_eq!(why, Reason::NoComponent);
+        let there = Host::from(host(2));
+        assert_eq!(*one.kernel.platforms.borrow(), [(there, true), (there, false)]);
         // It comes again.
         let _second = two.start(&[]).await;
         sleep(Duration::from_secs(2)).await;
@@ -383,6 +420,51 @@ fn a_guest_is_found_where_it_went() {
         numbered(1, Component::Stable(UUID), 1..20, &one.kernel);
         until("it gets it", || texts(&two.kernel).len() == 19).await;
         assert_eq!(texts(&two.kernel), (1..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn what_a_guest_is_sent_where_it_comes_to_keeps_its_order() {
+    let directory = Directory::certified("arrives");
+    run(async {
+        let (one, two) = (Place::new(&directory, 1), Place::new(&directory, 2));
+        let _first = one.start(&[(2, two.address())]).await;
+        let _second = two.start(&[]).await;
+        let guest = |connected| {
+            vec![Guest {
+                uuid: UUID,
+                connected,
+            }]
+        };
+        let name = Component::Stable(UUID);
+        *one.kernel.guests.borrow_mut() = guest(true);
+        until("it has arrived where it is", || *one.kernel.here.borrow() == [UUID]).await;
+        until("it is known", || {
+            two.kernel.came_back.borrow_mut().clear();
+            numbered(2, name, 0..1, &two.kernel);
+            !one.kernel.taken.borrow().is_empty()
+        })
+        .await;
+        two.kernel.came_back.borrow_mut().clear();
+        // It has not taken these when it leaves.
+        for (from, number) in [(2u8, 2u32), (1, 100), (2, 3), (1, 101)] {
+            let bytes = message(vm(from), name, &number.to_le_bytes());
+            one.kernel.waiting.borrow_mut().push(bytes);
+        }
+        *two.kernel.guests.borrow_mut() = guest(true);
+        // Its old host still has it.
+        sleep(Duration::from_millis(500)).await;
+        numbered(2, name, 4..10, &two.kernel);
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(texts(&two.kernel), []);
+        *one.kernel.guests.borrow_mut() = guest(false);
+        until("it has arrived", || *two.kernel.here.borrow() == [UUID]).await;
+        assert_eq!(texts(&two.kernel), [2, 100, 3, 101, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(*one.kernel.came_back.borrow(), []);
+        assert_eq!(*two.kernel.came_back.borrow(), []);
+        // From now on nobody brings anything for it that is not its own.
+        one.kernel.accept(message(vm(2), name, b"late"));
+        until("refused", || *one.kernel.came_back.borrow() == [(5, Reason::Denied)]).await;
     });
 }
 
@@ -427,6 +509,35 @@ fn nobody_enters_without_a_certificate_of_the_authority() {
     let other = Directory::certified("other-authority");
     run(async {
         never_enters(&other.of(2), 2, &other.0.join("state")).await;
+    });
+}
+
+#[test]
+fn who_was_revoked_does_not_enter() {
+    let directory = Directory::certified("revoked");
+    certificates::revoke(&directory.0, host(2)).unwrap();
+    // Nothing was issued since.
+    assert!(certificates::revoke(&directory.0, host(2)).is_err());
+    certificates::revoke(&directory.0, host(3)).unwrap();
+    let list = directory.0.join(certificates::REVOKED);
+    std::fs::copy(list, directory.of(1).join(certificates::REVOKED)).unwrap();
+    run(async {
+        let (one, two) = (Place::new(&directory, 1), Place::new(&directory, 2));
+        let _first = one.start(&[(2, two.address())]).await;
+        let second = two.start(&[]).await;
+        numbered(1, vm(2), 0..3, &one.kernel);
+        until("given up", || one.kernel.came_back.borrow().len() == 3).await;
+        assert_eq!(texts(&two.kernel), []);
+        // It gets another certificate.
+        second.abort();
+        let _ = second.await;
+        std::fs::remove_dir_all(directory.of(2)).unwrap();
+        certificates::issue(&directory.0, host(2), &directory.of(2)).unwrap();
+        assert!(directory.of(2).join(certificates::REVOKED).exists());
+        let _second = two.start(&[]).await;
+        until("connected", || one.kernel.platforms.borrow().len() == 1).await;
+        numbered(1, vm(2), 3..5, &one.kernel);
+        until("it arrives", || texts(&two.kernel) == [3, 4]).await;
     });
 }
 

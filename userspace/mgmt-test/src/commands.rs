@@ -54,12 +54,14 @@ pub fn run(cli: &Cli) -> Result<bool> {
             wait,
             linger,
             until,
+            pause,
         } => duplex(
             &open(app)?,
             traffic,
             Duration::from_secs(*wait),
             Duration::from_millis(*linger),
             until.as_deref(),
+            Duration::from_millis(*pause),
         ),
     }
 }
@@ -295,6 +297,7 @@ fn duplex(
     wait: Duration,
     linger: Duration,
     until: Option<&Path>,
+    pause: Duration,
 ) -> Result<bool> {
     let to = traffic.address(channel)?;
     println!("ready");
@@ -317,6 +320,9 @@ fn duplex(
             SENT.store(number + 1, Ordering::Relaxed);
             if is_last {
                 return ControlFlow::Break(Ok(()));
+            }
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
             }
             ControlFlow::Continue(())
         });

@@ -96,6 +96,9 @@ enum Command {
         /// Send until this file is there, instead of --count messages; on both sides or none.
         #[arg(long)]
         until: Option<PathBuf>,
+        /// Wait so many milliseconds after each message that is sent.
+        #[arg(long, default_value_t = 0)]
+        pause: u64,
     },
 }
 

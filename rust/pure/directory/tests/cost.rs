@@ -66,6 +66,10 @@ impl Parts for Counting {
     fn stable_name(_: &Self::Link) -> Option<Uuid> {
         None
     }
+
+    fn is_arriving(_: &Self::Link) -> bool {
+        false
+    }
 }
 
 /// Runs this and returns how often keys were compared.

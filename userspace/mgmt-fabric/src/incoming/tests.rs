@@ -167,7 +167,7 @@ fn a_host_speaks_for_its_own_components_only() {
         header.source = Address::new(component, app);
         header.encode().to_vec()
     };
-    let data = |component| check(peer, &message(component, Kind::Data)).is_ok();
+    let data = |component| check(peer, &message(component, Kind::Data), |_| true).is_ok();
     assert!(data(vm([2; 16])));
     for component in [
         vm([1; 16]),
@@ -181,7 +181,26 @@ fn a_host_speaks_for_its_own_components_only() {
         assert!(!data(component), "{component:?}");
     }
     let mut whole = message(vm([2; 16]), Kind::Data);
-    assert!(check(peer, &whole[1..]).is_err());
+    assert!(check(peer, &whole[1..], |_| true).is_err());
     whole.push(0);
-    assert!(check(peer, &whole).is_err());
+    assert!(check(peer, &whole, |_| true).is_err());
+}
+
+#[test]
+fn a_host_brings_what_others_sent_to_the_guest_that_it_had() {
+    let peer = Host([2; 16]);
+    let app = AppId::new(b"App").unwrap();
+    let source = Component::Vm {
+        mvm_ip: [1; 16],
+        vm_id: 0,
+    };
+    let allowed = |to: Component, source| {
+        let mut header = Header::new(Kind::Data, Address::new(to, app), 0);
+        header.source = Address::new(source, app);
+        check(peer, &header.encode(), |guest| *guest == [7; 16]).is_ok()
+    };
+    assert!(allowed(Component::Stable([7; 16]), source));
+    assert!(!allowed(Component::Stable([8; 16]), source));
+    assert!(!allowed(source, source));
+    assert!(!allowed(Component::Stable([7; 16]), Component::Mvm));
 }
