@@ -534,9 +534,10 @@ impl MiscDevice for MgmtFile {
                 this.bridge.guest_left(this.fabric()?, asked.uuid)?;
             }
             IOC_FABRIC_HERE => {
-                let asked: bindings::mgmt_fabric_here = user(size_of::<bindings::mgmt_fabric_here>())
-                    .reader()
-                    .read()?;
+                let asked: bindings::mgmt_fabric_here =
+                    user(size_of::<bindings::mgmt_fabric_here>())
+                        .reader()
+                        .read()?;
                 if asked.reserved.iter().any(|&word| word != 0) {
                     return Err(EINVAL);
                 }

@@ -208,7 +208,10 @@ impl Fabric {
         while let Some((number, found)) = next.and_then(|from| {
             let cursor = state.unsettled.cursor_lower_bound(&from)?;
             let (number, message) = cursor.current();
-            Some((*number, message.stamped().destination.component == *component))
+            Some((
+                *number,
+                message.stamped().destination.component == *component,
+            ))
         }) {
             next = number.checked_add(1);
             if !found {
@@ -372,10 +375,9 @@ impl Bridge {
     ) -> Result<Prepared, Refused> {
         let from = fabric.principal;
         let origin = Origin::Fabric;
-        let names = self.names();
-        if !is_remote(&names, &header.source.component, header.kind)
-            && !(is_vm_of(&names, &header.source.component) && self.is_expected(&header))
-        {
+        let (names, source) = (self.names(), header.source.component);
+        let is_own = is_vm_of(&names, &source) && self.is_expected(&header);
+        if !is_own && !is_remote(&names, &source, header.kind) {
             return Err(Refused::Failed(EACCES));
         }
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -469,7 +471,9 @@ impl Bridge {
     /// what this one had sent there for the guest.
     fn is_expected(&self, header: &Header) -> bool {
         match &header.destination.component {
-            Component::Stable(uuid) => self.stable_guest(uuid).is_some_and(|link| link.is_arriving()),
+            Component::Stable(uuid) => self
+                .stable_guest(uuid)
+                .is_some_and(|link| link.is_arriving()),
             _ => false,
         }
     }

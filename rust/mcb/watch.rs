@@ -336,8 +336,7 @@ impl Table {
 
     /// Another platform is gone, with all that was up there, and all who asked from there.
     pub(super) fn tell_platform_gone(&mut self, ip: [u8; 16], notices: &mut Notices) {
-        let is_there =
-            |component: &Component| matches!(component, Component::Vm { mvm_ip, .. } if *mvm_ip == ip);
+        let is_there = |component: &Component| matches!(component, Component::Vm { mvm_ip, .. } if *mvm_ip == ip);
         self.end_watches(
             |watch| watch.origin == Origin::Fabric && is_there(&watch.subscriber.component),
             notices,

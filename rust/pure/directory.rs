@@ -362,7 +362,10 @@ impl<P: Parts> Directory<P> {
     /// Finds the way to a component, and the name that it is to carry from here on.
     pub fn route(&self, origin: Origin, component: &Component) -> (Route, Component) {
         let guest = match component {
-            Component::Stable(uuid) => self.stable.get(uuid).filter(|&&id| self.is_here(origin, id)),
+            Component::Stable(uuid) => self
+                .stable
+                .get(uuid)
+                .filter(|&&id| self.is_here(origin, id)),
             _ => None,
         };
         let component = guest.map_or(*component, |&vm_id| self.names.guest(vm_id));

@@ -253,7 +253,11 @@ fn a_guest_that_arrives_is_found_by_what_other_platforms_bring() {
         assert_eq!(directory.find(&rules, Origin::Fabric, &header), to_link);
         for origin in [Origin::Local, Origin::Guest(7)] {
             let wanted = if here { to_link } else { to_fabric };
-            assert_eq!(directory.find(&rules, origin, &header), wanted, "{origin:?}");
+            assert_eq!(
+                directory.find(&rules, origin, &header),
+                wanted,
+                "{origin:?}"
+            );
         }
     }
 }

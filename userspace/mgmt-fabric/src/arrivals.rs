@@ -55,7 +55,9 @@ impl Arrivals {
     pub fn hold(&mut self, guest: &Uuid, number: u64) -> bool {
         let arrival = self.0.get_mut(guest);
         let is_arriving = arrival.is_some();
-        arrival.into_iter().for_each(|arrival| arrival.held.push(number));
+        arrival
+            .into_iter()
+            .for_each(|arrival| arrival.held.push(number));
         is_arriving
     }
 

@@ -223,7 +223,9 @@ impl<B: Bridge + 'static> Node<B> {
         };
         let host = match header.destination.component {
             Component::Vm { mvm_ip, .. } => Some(Host(mvm_ip)),
-            Component::Stable(uuid) if self.arrivals.borrow_mut().hold(&uuid, number) => return Ok(()),
+            Component::Stable(uuid) if self.arrivals.borrow_mut().hold(&uuid, number) => {
+                return Ok(());
+            }
             // An earlier daemon may have sent it, and the guest moved since.
             Component::Stable(uuid) => {
                 let sent = self.journal.borrow().route(number);

@@ -360,8 +360,13 @@ async fn send<B: Bridge + 'static>(
                 let next = peer.outgoing.borrow().next_number();
                 let guest = {
                     let mut handed = peer.handed.borrow_mut();
-                    let is_next = |&(behind, _): &(u64, Uuid)| next.is_none_or(|next| next > behind);
-                    handed.front().is_some_and(is_next).then(|| handed.pop_front()).flatten()
+                    let is_next =
+                        |&(behind, _): &(u64, Uuid)| next.is_none_or(|next| next > behind);
+                    handed
+                        .front()
+                        .is_some_and(is_next)
+                        .then(|| handed.pop_front())
+                        .flatten()
                 };
                 match guest {
                     Some((_, guest)) => write(writer, &Frame::Handed(guest)).await?,

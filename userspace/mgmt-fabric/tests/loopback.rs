@@ -116,8 +116,9 @@ impl Bridge for Memory {
     fn here(&self, guest: [u8; 16], from: u64) -> io::Result<()> {
         self.0.here.borrow_mut().push(guest);
         let waiting = std::mem::take(&mut *self.0.unread.borrow_mut());
-        let (its, others): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|(_, bytes)| is_for(bytes, guest));
+        let (its, others): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|(_, bytes)| is_for(bytes, guest));
         self.0.unread.borrow_mut().extend(others);
         let mut taken = self.0.taken.borrow_mut();
         self.0.unsettled.borrow_mut().retain(|&number, bytes| {
@@ -384,7 +385,10 @@ fn a_peer_that_is_slow_or_away_costs_what_is_sent_to_it() {
         let why = one.kernel.came_back.borrow()[10].1;
         assert_eq!(why, Reason::NoComponent);
         let there = Host::from(host(2));
-        assert_eq!(*one.kernel.platforms.borrow(), [(there, true), (there, false)]);
+        assert_eq!(
+            *one.kernel.platforms.borrow(),
+            [(there, true), (there, false)]
+        );
         // It comes again.
         let _second = two.start(&[]).await;
         sleep(Duration::from_secs(2)).await;
@@ -438,7 +442,10 @@ fn what_a_guest_is_sent_where_it_comes_to_keeps_its_order() {
         };
         let name = Component::Stable(UUID);
         *one.kernel.guests.borrow_mut() = guest(true);
-        until("it has arrived where it is", || *one.kernel.here.borrow() == [UUID]).await;
+        until("it has arrived where it is", || {
+            *one.kernel.here.borrow() == [UUID]
+        })
+        .await;
         until("it is known", || {
             two.kernel.came_back.borrow_mut().clear();
             numbered(2, name, 0..1, &two.kernel);
@@ -464,7 +471,10 @@ fn what_a_guest_is_sent_where_it_comes_to_keeps_its_order() {
         assert_eq!(*two.kernel.came_back.borrow(), []);
         // From now on nobody brings anything for it that is not its own.
         one.kernel.accept(message(vm(2), name, b"late"));
-        until("refused", || *one.kernel.came_back.borrow() == [(5, Reason::Denied)]).await;
+        until("refused", || {
+            *one.kernel.came_back.borrow() == [(5, Reason::Denied)]
+        })
+        .await;
     });
 }
 
