@@ -18,8 +18,7 @@ use crate::{
     inbox::{Inbox, PushError},
     large::{Arriving, Large, NotGranted},
     mcb::{Bridge, Forwarded, Target},
-    message::{Message, Principal, Room},
-    payload::Payload,
+    message::{Draft, Message, Principal},
     pure::{
         account::Owner,
         large::MAX_INLINE,
@@ -29,14 +28,13 @@ use crate::{
         route::Origin,
         uuid::Uuid, //
     },
-    wire::{Header, Reason, WireError, HEADER_LEN},
+    wire::{Reason, WireError, HEADER_LEN},
     xen::event::Handler, //
 };
 use kernel::{
-    alloc::AllocError,
     fmt,
     list::{
-        impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListArc, ListLinks, TryNewListArc,
+        impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListLinks, TryNewListArc,
     },
     new_mutex,
     prelude::*,
@@ -163,7 +161,7 @@ struct Io {
     /// The large message from there that is next.
     large: Large,
     /// A message from there that a full receiver stopped, and that receiver.
-    stalled: Option<(ListArc<Message>, Target)>,
+    stalled: Option<(Draft, Target)>,
     /// What goes into the ring before anything of the inbox: a message that found no room there,
     /// or those that were in the ring of an earlier channel.
     outgoing: List<Message>,
@@ -256,7 +254,7 @@ enum Found {
     Nothing,
     /// Something that there is no memory for.
     NoMemory,
-    Message(Room, Header, Payload),
+    Message(Draft),
     /// A message whose payload a task must copy.
     Large(Arriving),
     /// Whatever it is, it is not its turn before such a payload was copied.
@@ -463,8 +461,8 @@ impl Link {
                 next = Next::Wait;
                 break;
             }
-            let (room, header, payload) = match find(channel, &mut io.large)? {
-                Found::Message(room, header, payload) => (room, header, payload),
+            let draft = match find(channel, &mut io.large, self.principal)? {
+                Found::Message(draft) => draft,
                 // Its record is not given back now, but when it was copied.
                 Found::Large(arriving) => {
                     *useful = true;
@@ -491,8 +489,8 @@ impl Link {
             io.lineage.count_received();
             io.announced = false;
             self.counters.rx_messages.add(1);
-            self.counters.rx_bytes.add(HEADER_LEN + payload.len());
-            match self.bridge.forward(self, room, header, payload) {
+            self.counters.rx_bytes.add(draft.len());
+            match self.bridge.forward(self, draft) {
                 Forwarded::To(message, target) => {
                     if matches!(&target, Target::Link(link) if Arc::ptr_eq(link, self)) {
                         io.pace.spend();
@@ -539,9 +537,9 @@ impl Link {
     /// Gives a message from this link to its receiver; returns it if the receiver is full.
     fn hand_over(
         self: &Arc<Self>,
-        message: ListArc<Message>,
+        message: Draft,
         target: Target,
-    ) -> Option<(ListArc<Message>, Target)> {
+    ) -> Option<(Draft, Target)> {
         match target.push(message) {
             Ok(()) => None,
             Err(PushError::Full(message)) => {
@@ -577,6 +575,7 @@ impl Link {
             budget -= 1;
             let message = match io.outgoing.pop_front() {
                 Some(message) => message,
+                None if self.inbox.seems_empty() => break,
                 None => match self.inbox.pop(usize::MAX) {
                     Ok(message) => message,
                     Err(_) => break,
@@ -586,8 +585,7 @@ impl Link {
                 self.bridge.bounce(&message, Reason::Deadline);
                 continue;
             }
-            let header = message.encoded_header();
-            match channel.send(&header, &message.payload) {
+            match channel.send(&message) {
                 Ok(()) => {
                     moved = true;
                     self.counters.tx_messages.add(1);
@@ -645,7 +643,7 @@ impl Link {
             return;
         }
         match fetched {
-            Some(Ok((header, payload))) => io.large = Large::Here(header, payload),
+            Some(Ok(draft)) => io.large = Large::Here(draft),
             Some(Err(NotGranted)) => return self.violated(&mut io, Violation::NotGranted),
             None => {}
         }
@@ -666,16 +664,10 @@ impl Link {
 }
 
 /// Takes what is next from the ring, in order.
-fn find(channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
+fn find(channel: &mut Channel, large: &mut Large, sender: Principal) -> Result<Found, Violation> {
     match core::mem::replace(large, Large::None) {
         Large::None => {}
-        Large::Here(header, payload) => {
-            let Ok(room) = Room::new(GFP_ATOMIC) else {
-                *large = Large::Here(header, payload);
-                return Ok(Found::NoMemory);
-            };
-            return Ok(Found::Message(room, header, payload));
-        }
+        Large::Here(draft) => return Ok(Found::Message(draft)),
         waits => {
             *large = waits;
             return Ok(Found::Waiting);
@@ -691,22 +683,23 @@ fn find(channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
     if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
         return Err(Violation::Header(WireError::Length));
     }
-    let (Ok(room), Ok(mut rest)) = (Room::new(GFP_ATOMIC), zeros(length - HEADER_LEN)) else {
+    let Ok(mut draft) = Draft::new(sender, GFP_ATOMIC) else {
         return Ok(Found::NoMemory);
     };
+    if draft.bytes().reserve(length, GFP_ATOMIC).is_err() {
+        return Ok(Found::NoMemory);
+    }
     // What is before a large message is given back before that is copied.
     if format == Format::Pages && channel.rx.publish() {
         channel.event.notify();
     }
-    let mut header = [0; HEADER_LEN];
-    channel.rx.take(pending, &mut header, &mut rest);
-    let header = Header::decode(&header).map_err(Violation::Header)?;
+    let bytes = draft.bytes();
+    channel.rx.take_with(pending, |ring, at, length| ring.append(at, length, bytes));
+    draft.check().map_err(Violation::Header)?;
     match format {
-        Format::Message if header.length as usize != rest.len() => {
-            Err(Violation::Header(WireError::Length))
-        }
-        Format::Message => Ok(Found::Message(room, header, Payload::Small(rest))),
-        Format::Pages => Arriving::new(header, rest)
+        Format::Message if draft.is_whole() => Ok(Found::Message(draft)),
+        Format::Message => Err(Violation::Header(WireError::Length)),
+        Format::Pages => Arriving::new(draft)
             .map(Found::Large)
             .map_err(Violation::Header),
         Format::Note => Err(Violation::Note),
@@ -718,19 +711,8 @@ fn find_note(channel: &mut Channel, pending: Pending) -> Result<[u8; NOTE_LEN], 
     if pending.length() != note.len() {
         return Err(Violation::Note);
     }
-    channel.rx.take(pending, &mut note, &mut []);
+    channel.rx.take(pending, &mut note);
     Ok(note)
-}
-
-/// `len` zero bytes: `KVVec::from_elem` would write them one by one.
-fn zeros(len: usize) -> Result<KVVec<u8>, AllocError> {
-    static ZEROS: [u8; 512] = [0; 512];
-    let mut bytes = KVVec::with_capacity(len, GFP_ATOMIC)?;
-    while bytes.len() < len {
-        let more = ZEROS.len().min(len - bytes.len());
-        bytes.extend_from_slice(&ZEROS[..more], GFP_ATOMIC)?;
-    }
-    Ok(bytes)
 }
 
 /// Drops the messages that the other end has taken, in order.

@@ -13,8 +13,7 @@ use crate::{
     account::Holding,
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
-    message::{Message, Principal},
-    payload::Payload,
+    message::{Draft, Message, Principal},
     pure::{
         account::Owner,
         fabric::Window,
@@ -196,9 +195,10 @@ impl Fabric {
 
     /// Takes a message that a component of another platform has sent. `EACCES` if its source is
     /// none, `EAGAIN` if its receiver has no room: then nothing was taken. Never waits.
-    pub(crate) fn write(self: &Arc<Self>, header: Header, payload: Payload) -> Result {
+    pub(crate) fn write(self: &Arc<Self>, draft: Draft) -> Result {
+        let header = draft.stamped();
         let back = Target::Fabric(self.clone());
-        let prepared = match self.bridge.prepare_remote(self, header, payload) {
+        let prepared = match self.bridge.prepare_remote(self, header, draft) {
             Ok(prepared) => prepared,
             Err(Refused::Failed(e)) => return Err(e),
             Err(refused) => {
@@ -339,7 +339,7 @@ impl Bridge {
         self: &Arc<Self>,
         fabric: &Arc<Fabric>,
         mut header: Header,
-        payload: Payload,
+        mut draft: Draft,
     ) -> Result<Prepared, Refused> {
         let from = fabric.principal;
         let origin = Origin::Fabric;
@@ -356,7 +356,7 @@ impl Bridge {
         let back = Target::Fabric(fabric.clone());
         let nobody = || Ok(Prepared::Broadcast(KVVec::new()));
         let (mut target, component) = if header.kind == Kind::Presence {
-            let event = Event::decode(&payload).map_err(|_| Refused::Failed(EINVAL))?;
+            let event = Event::decode(&draft.payload()).map_err(|_| Refused::Failed(EINVAL))?;
             if event.is_from_endpoint() {
                 self.watch(origin, &header, event, from, &back)?;
                 return nobody();
@@ -366,7 +366,7 @@ impl Bridge {
             }
             self.find_asker(origin, &header)?
         } else if header.flags.contains(Flags::BROADCAST) {
-            let copies = self.distribute(origin, &header, &payload, from, &back, GFP_KERNEL)?;
+            let copies = self.distribute(origin, &header, draft.payload(), from, &back, GFP_KERNEL)?;
             return Ok(Prepared::Broadcast(copies));
         } else {
             self.find(origin, &header)?
@@ -379,16 +379,13 @@ impl Bridge {
         if is_told && matches!(target, Target::Endpoint(_)) {
             return nobody();
         }
-        let message = match Message::new(header, payload, from, GFP_KERNEL) {
-            Ok(message) => message,
-            Err(e) => {
-                self.unanswer(answered);
-                return Err(Refused::Failed(e));
-            }
-        };
-        self.number_request(&message);
-        target.trace_route(&message);
-        Ok(Prepared::To(message, target, answered))
+        draft.stamp(|mut stamp| {
+            stamp.hops(header.hops);
+            stamp.destination(&header.destination);
+        });
+        self.number_request(&draft, &header);
+        target.trace_route(&draft);
+        Ok(Prepared::To(draft, target, answered))
     }
 
     /// The guest with this stable name is on another platform now: what waits for it here goes
@@ -409,9 +406,7 @@ impl Bridge {
     fn redirect(&self, message: &Message, component: Component, fabric: &Arc<Fabric>) {
         let mut header = message.header();
         header.destination.component = component;
-        let payload = message.payload.try_clone(GFP_KERNEL).map_err(Error::from);
-        let new = payload
-            .and_then(|payload| Message::new(header, payload, message.principal, GFP_KERNEL));
+        let new = Draft::of(&header, message.payload(), message.principal, GFP_KERNEL);
         let Ok(new) = new else {
             return self.bounce(message, Reason::Quota);
         };

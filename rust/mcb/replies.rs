@@ -12,7 +12,7 @@
 use super::{Bridge, Target, BRIDGE};
 use crate::{
     account::Taken,
-    message::{Message, Principal},
+    message::{Draft, Message, Principal},
     payload::Payload,
     pure::{
         account::{Owner, Slot},
@@ -93,7 +93,7 @@ impl Request {
 pub(super) type Requests = RBTree<Key, Request>;
 
 /// A request that is not remembered any more, as it was answered.
-pub(crate) struct Answered(Key, Request);
+pub(crate) struct Answered(RBTreeNode<Key, Request>);
 
 /// Whose it is to tell how a message ended that was not delivered.
 pub(super) enum Teller {
@@ -115,9 +115,9 @@ fn awaits_reply(header: &Header) -> bool {
 }
 
 impl Bridge {
-    /// Gives a message its number among the requests, if it is one.
-    pub(super) fn number_request(&self, message: &Message) {
-        if awaits_reply(message.stamped()) {
+    /// Gives the message with this header its number among the requests, if it is one.
+    pub(super) fn number_request(&self, message: &Message, header: &Header) {
+        if awaits_reply(header) {
             message.set_request_number(self.next_request.fetch_add(1, Relaxed));
         }
     }
@@ -209,11 +209,9 @@ impl Bridge {
             }
             cursor = cursor.move_next()?;
         }
+        *target = cursor.current().1.requester.clone();
         let (_, node) = cursor.remove_current();
-        drop(requests);
-        let (key, request) = node.to_key_value();
-        *target = request.requester.clone();
-        Some(Answered(key, request))
+        Some(Answered(node))
     }
 
     /// What one receiver was asked, another one is to answer, who is called so now.
@@ -228,11 +226,7 @@ impl Bridge {
 
     /// Remembers a request again, as the answer could not be sent.
     pub(crate) fn unanswer(&self, answered: Option<Answered>) {
-        let Some(Answered(key, request)) = answered else {
-            return;
-        };
-        // Without memory for it, who asked hears nothing more.
-        if let Ok(node) = RBTreeNode::new(key, request, GFP_KERNEL) {
+        if let Some(Answered(node)) = answered {
             self.requests.lock().insert(node);
         }
     }
@@ -308,7 +302,7 @@ impl Bridge {
         let Some(back) = header.undeliverable(reason) else {
             return;
         };
-        let Ok(back) = Message::new(back, Payload::empty(), BRIDGE, GFP_ATOMIC) else {
+        let Ok(back) = Draft::of(&back, Payload::EMPTY, BRIDGE, GFP_ATOMIC) else {
             pr_warn!("no memory to tell a sender of an undeliverable message\n");
             return;
         };

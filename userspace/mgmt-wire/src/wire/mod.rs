@@ -15,7 +15,9 @@ mod testing;
 pub use addr::{
     ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
 };
-pub use header::{CLASSES, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, VERSION};
+pub use header::{
+    CLASSES, DEADLINE_AT, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, Stamp, VERSION,
+};
 pub use presence::{Event, PRESENCE_LEN};
 
 /// Why bytes are not a valid part of a message.
@@ -67,4 +69,16 @@ fn part_mut<const N: usize>(bytes: &mut [u8], at: usize) -> &mut [u8; N] {
     bytes[at..]
         .first_chunk_mut()
         .expect("a part within the bytes")
+}
+
+/// Whether the bytes from `at` on are zero. A word at a time, as every message has four such ends.
+#[inline]
+fn is_zero_from(bytes: &[u8; 32], at: usize) -> bool {
+    let mut rest = 0;
+    for i in 0..bytes.len() / 8 {
+        let word = u64::from_le_bytes(array(bytes, i * 8));
+        let before = at.saturating_sub(i * 8).min(8) as u32;
+        rest |= word.checked_shr(before * 8).unwrap_or(0);
+    }
+    rest == 0
 }
