@@ -134,8 +134,9 @@ impl MgmtFile {
             endpoint.put_back(message);
             return Err(EFAULT);
         }
-        port.trace(Point::Deliver, || message.header());
-        Ok(message.len())
+        let length = message.len();
+        port.delivered(message);
+        Ok(length)
     }
 
     /// Sends and receives several messages. What was done before an error is told instead of it.
@@ -314,15 +315,22 @@ impl Span {
 /// Sends the message at the start of user memory.
 fn send_next(port: &Port, from: &mut Span, full: Full) -> Result {
     let room = from.left().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
-    let mut user = UserSlice::new(from.start()?, from.left()).reader();
+    let start = from.start()?;
+    let mut user = UserSlice::new(start, from.left()).reader();
     let mut draft = port.draft(GFP_KERNEL_ACCOUNT)?;
-    draft.take_header(&mut user)?;
+    // What is behind this message need not be there.
+    draft
+        .take_small(&mut user, room)
+        .or_else(|_| draft.take_header(&mut user))?;
     draft.check().map_err(malformed)?;
     let mut header = draft.stamped();
     check_written(&header)?;
     let length = (header.length as usize).min(room);
     check_length(&header, length)?;
-    draft.take_payload(&mut user, length)?;
+    if !draft.has_payload(length) {
+        let start = start.wrapping_byte_add(HEADER_LEN);
+        draft.take_payload(&mut UserSlice::new(start, length).reader(), length)?;
+    }
     port.send(&mut header, draft, GFP_KERNEL, full)?;
     from.advance(HEADER_LEN + length);
     Ok(())

@@ -28,13 +28,14 @@ use crate::{
         route::Origin,
         uuid::Uuid, //
     },
+    spares::Spares,
     wire::{Reason, WireError, HEADER_LEN},
     xen::event::Handler, //
 };
 use kernel::{
     fmt,
     list::{
-        impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListLinks, TryNewListArc,
+        impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListArc, ListLinks, TryNewListArc,
     },
     new_mutex,
     prelude::*,
@@ -216,14 +217,14 @@ impl WorkItem<MOVES> for Link {
         if this.retrying.xchg(false, ordering::Relaxed) {
             this.bridge.delay_ended();
         }
-        this.pump();
+        this.pump(this.io.lock());
     }
 }
 
 impl Handler for Link {
     fn on_event(this: ArcBorrow<'_, Self>) {
         this.event.store(true, ordering::Release);
-        Link::schedule(&this.into());
+        Link::pump_now(&this.into());
     }
 }
 
@@ -386,9 +387,16 @@ impl Link {
         self.attached.load(ordering::Relaxed)
     }
 
+    /// One round of moving messages, now if nobody else is at it, else soon. Does not sleep.
+    fn pump_now(self: &Arc<Self>) {
+        match self.io.try_lock() {
+            Some(io) => self.pump(io),
+            None => Self::schedule(self),
+        }
+    }
+
     /// One round of moving messages. Does not sleep.
-    fn pump(self: &Arc<Self>) {
-        let mut io = self.io.lock();
+    fn pump(self: &Arc<Self>, mut io: Guard<'_, Io>) {
         if io.violation.is_some() {
             return;
         }
@@ -461,7 +469,7 @@ impl Link {
                 next = Next::Wait;
                 break;
             }
-            let draft = match find(channel, &mut io.large, self.principal)? {
+            let draft = match self.find(channel, &mut io.large)? {
                 Found::Message(draft) => draft,
                 // Its record is not given back now, but when it was copied.
                 Found::Large(arriving) => {
@@ -561,7 +569,13 @@ impl Link {
         if io.violation.is_some() || io.paused.is_some() {
             return Ok(false);
         }
-        let Some(channel) = &mut io.channel else {
+        let Io {
+            channel: Some(channel),
+            outgoing,
+            sent,
+            ..
+        } = io
+        else {
             return Ok(false);
         };
         let mut moved = false;
@@ -573,7 +587,7 @@ impl Link {
                 break;
             }
             budget -= 1;
-            let message = match io.outgoing.pop_front() {
+            let message = match outgoing.pop_front() {
                 Some(message) => message,
                 None if self.inbox.seems_empty() => break,
                 None => match self.inbox.pop(usize::MAX) {
@@ -588,41 +602,91 @@ impl Link {
             match channel.send(&message) {
                 Ok(()) => {
                     moved = true;
-                    self.counters.tx_messages.add(1);
-                    self.counters.tx_bytes.add(message.len());
-                    message.set_ring_position(channel.tx.position());
-                    io.sent.push_back(message);
+                    self.is_sent(channel, sent, message);
                     io.lineage.count_sent();
                 }
                 Err(SendError::Lend) => {
-                    io.outgoing.push_front(message);
+                    outgoing.push_front(message);
                     waits_for_pages = true;
                     break;
                 }
                 Err(SendError::Ring(RingError::Full)) => {
-                    io.outgoing.push_front(message);
+                    outgoing.push_front(message);
                     break;
                 }
                 Err(SendError::Ring(RingError::TooLarge)) => {
                     self.bridge.bounce(&message, Reason::TooLarge);
                 }
                 Err(SendError::Ring(RingError::Broken(broken))) => {
-                    io.outgoing.push_front(message);
+                    outgoing.push_front(message);
                     return Err(Violation::Ring(broken));
                 }
             }
         }
-        if channel.tx.publish() {
-            channel.event.notify();
-        }
-        let came_back = channel.take_back().map_err(Violation::Ring)?;
-        forget_consumed(channel, &mut io.sent, &mut io.lineage);
+        let came_back = self.publish(channel, sent, &mut io.lineage)?;
         if waits_for_pages && came_back {
             Self::schedule(self);
         } else if waits_for_pages && !channel.has_lent() {
             self.schedule_later(RETRY_DELAY);
         }
         Ok(moved || came_back)
+    }
+
+    /// Puts a message into the ring at once, where nothing waits for that. Returns one that has to
+    /// queue up. Does not sleep.
+    ///
+    /// No share is asked for: one is of what waits.
+    pub(crate) fn pass(self: &Arc<Self>, message: Draft) -> Option<Draft> {
+        let Some(mut guard) = self.io.try_lock() else {
+            return Some(message);
+        };
+        let io = &mut *guard;
+        let Io {
+            channel: Some(channel),
+            violation: None,
+            paused: None,
+            outgoing,
+            sent,
+            ..
+        } = io
+        else {
+            return Some(message);
+        };
+        let waits = !self.inbox.seems_empty() || !outgoing.is_empty();
+        // Who finds that it cannot be sent deals with that where it queues.
+        if waits || message.is_expired() || channel.send(&message).is_err() {
+            return Some(message);
+        }
+        self.is_sent(channel, sent, message.into());
+        io.lineage.count_sent();
+        if let Err(violation) = self.publish(channel, sent, &mut io.lineage) {
+            self.violated(&mut guard, violation);
+        }
+        None
+    }
+
+    /// A message is in the ring.
+    fn is_sent(&self, channel: &Channel, sent: &mut List<Message>, message: ListArc<Message>) {
+        self.counters.tx_messages.add(1);
+        self.counters.tx_bytes.add(message.len());
+        message.set_ring_position(channel.tx.position());
+        sent.push_back(message);
+    }
+
+    /// Shows the other end what is in the ring, and drops what that has taken. Whether pages came
+    /// back.
+    fn publish(
+        &self,
+        channel: &mut Channel,
+        sent: &mut List<Message>,
+        lineage: &mut Lineage,
+    ) -> Result<bool, Violation> {
+        if channel.tx.publish() {
+            channel.event.notify();
+        }
+        let came_back = channel.take_back().map_err(Violation::Ring)?;
+        forget_consumed(channel, sent, lineage, &self.bridge.spares);
+        Ok(came_back)
     }
 
     /// Copies the payload of a large message, if one waits for that. One at a time: the other
@@ -651,6 +715,49 @@ impl Link {
         Self::schedule(self);
     }
 
+    /// Takes what is next from the ring, in order.
+    fn find(&self, channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
+        match core::mem::replace(large, Large::None) {
+            Large::None => {}
+            Large::Here(draft) => return Ok(Found::Message(draft)),
+            waits => {
+                *large = waits;
+                return Ok(Found::Waiting);
+            }
+        }
+        let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
+            return Ok(Found::Nothing);
+        };
+        let (length, format) = (pending.length(), pending.format());
+        if format == Format::Note {
+            return find_note(channel, pending).map(Found::Note);
+        }
+        if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
+            return Err(Violation::Header(WireError::Length));
+        }
+        let Ok(mut draft) = self.bridge.spares.take(self.principal, GFP_ATOMIC) else {
+            return Ok(Found::NoMemory);
+        };
+        if draft.bytes().reserve(length, GFP_ATOMIC).is_err() {
+            return Ok(Found::NoMemory);
+        }
+        // What is before a large message is given back before that is copied.
+        if format == Format::Pages && channel.rx.publish() {
+            channel.event.notify();
+        }
+        let bytes = draft.bytes();
+        channel.rx.take_with(pending, |ring, at, length| ring.append(at, length, bytes));
+        draft.check().map_err(Violation::Header)?;
+        match format {
+            Format::Message if draft.is_whole() => Ok(Found::Message(draft)),
+            Format::Message => Err(Violation::Header(WireError::Length)),
+            Format::Pages => Arriving::new(draft)
+                .map(Found::Large)
+                .map_err(Violation::Header),
+            Format::Note => Err(Violation::Note),
+        }
+    }
+
     /// Moves nothing any more, and has the channel closed: the peer broke the rules.
     fn violated(self: &Arc<Self>, io: &mut Guard<'_, Io>, violation: Violation) {
         io.violation = Some(violation);
@@ -660,49 +767,6 @@ impl Link {
     /// Counts a message of this link that goes back to it.
     pub(crate) fn count_undeliverable(&self) {
         self.counters.undeliverable.add(1);
-    }
-}
-
-/// Takes what is next from the ring, in order.
-fn find(channel: &mut Channel, large: &mut Large, sender: Principal) -> Result<Found, Violation> {
-    match core::mem::replace(large, Large::None) {
-        Large::None => {}
-        Large::Here(draft) => return Ok(Found::Message(draft)),
-        waits => {
-            *large = waits;
-            return Ok(Found::Waiting);
-        }
-    }
-    let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
-        return Ok(Found::Nothing);
-    };
-    let (length, format) = (pending.length(), pending.format());
-    if format == Format::Note {
-        return find_note(channel, pending).map(Found::Note);
-    }
-    if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
-        return Err(Violation::Header(WireError::Length));
-    }
-    let Ok(mut draft) = Draft::new(sender, GFP_ATOMIC) else {
-        return Ok(Found::NoMemory);
-    };
-    if draft.bytes().reserve(length, GFP_ATOMIC).is_err() {
-        return Ok(Found::NoMemory);
-    }
-    // What is before a large message is given back before that is copied.
-    if format == Format::Pages && channel.rx.publish() {
-        channel.event.notify();
-    }
-    let bytes = draft.bytes();
-    channel.rx.take_with(pending, |ring, at, length| ring.append(at, length, bytes));
-    draft.check().map_err(Violation::Header)?;
-    match format {
-        Format::Message if draft.is_whole() => Ok(Found::Message(draft)),
-        Format::Message => Err(Violation::Header(WireError::Length)),
-        Format::Pages => Arriving::new(draft)
-            .map(Found::Large)
-            .map_err(Violation::Header),
-        Format::Note => Err(Violation::Note),
     }
 }
 
@@ -716,7 +780,12 @@ fn find_note(channel: &mut Channel, pending: Pending) -> Result<[u8; NOTE_LEN], 
 }
 
 /// Drops the messages that the other end has taken, in order.
-fn forget_consumed(channel: &Channel, sent: &mut List<Message>, lineage: &mut Lineage) {
+fn forget_consumed(
+    channel: &Channel,
+    sent: &mut List<Message>,
+    lineage: &mut Lineage,
+    spares: &Spares,
+) {
     loop {
         let mut cursor = sent.cursor_front();
         let Some(next) = cursor.peek_next() else {
@@ -725,7 +794,7 @@ fn forget_consumed(channel: &Channel, sent: &mut List<Message>, lineage: &mut Li
         if !channel.tx.is_consumed(next.arc().ring_position()) {
             return;
         }
-        drop(next.remove());
+        spares.put(next.remove());
         lineage.count_taken();
     }
 }

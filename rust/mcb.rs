@@ -21,6 +21,7 @@ use crate::{
         uuid::Uuid, //
     },
     queue::OwnedQueue,
+    spares::Spares,
     trace::{trace, Point},
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
 };
@@ -141,7 +142,11 @@ impl Target {
 
     /// Queues a message and wakes its receiver.
     pub(crate) fn push(&self, message: Draft) -> Result<(), PushError> {
-        let Some(message) = self.without_answers(message) else {
+        let left = match self {
+            Self::Link(link) => link.pass(message),
+            Self::Endpoint(_) | Self::Fabric(_) => self.without_answers(message),
+        };
+        let Some(message) = left else {
             return Ok(());
         };
         let has_deadline = message.has_deadline();
@@ -252,6 +257,8 @@ pub(crate) struct Bridge {
     /// Where all is done that may sleep.
     chores: OwnedQueue,
     pub(crate) accounts: Arc<Accounts>,
+    #[pin]
+    pub(crate) spares: Spares,
     next_principal: Atomic<u64>,
     next_epoch: Atomic<u32>,
     next_watch: Atomic<u64>,
@@ -293,6 +300,7 @@ impl Bridge {
                 moves: OwnedQueue::new_bh(c"mgmt_moves")?,
                 chores: OwnedQueue::new(c"mgmt_chores")?,
                 accounts: Accounts::new()?,
+                spares <- Spares::new(),
                 next_principal: Atomic::new(BRIDGE.id + 1),
                 next_epoch: Atomic::new(1),
                 next_watch: Atomic::new(0),
@@ -666,7 +674,7 @@ impl Bridge {
         let found =
             (!is_special).then(|| table.directory.find(&*table.policy, origin, &header));
         drop(table);
-        let back = Target::Link(link.clone());
+        let back = || Target::Link(link.clone());
         let found = if let Some(found) = found {
             found.map_err(Refused::from)
         } else if header.hops > MAX_HOPS {
@@ -675,7 +683,7 @@ impl Bridge {
             match Event::decode(&draft.payload()) {
                 Err(_) => return Forwarded::Forged,
                 Ok(event) if event.is_from_endpoint() => {
-                    match self.watch(origin, &header, event, link.principal, &back) {
+                    match self.watch(origin, &header, event, link.principal, &back()) {
                         Ok(()) => return Forwarded::Dropped,
                         Err(refused) => Err(refused),
                     }
@@ -686,7 +694,7 @@ impl Bridge {
             }
         } else {
             let (from, payload) = (link.principal, draft.payload());
-            match self.distribute(origin, &header, payload, from, &back, GFP_ATOMIC) {
+            match self.distribute(origin, &header, payload, from, &back(), GFP_ATOMIC) {
                 Ok(copies) => return Forwarded::Broadcast(copies),
                 Err(refused) => Err(refused),
             }
@@ -708,7 +716,7 @@ impl Bridge {
                     stamp.destination(&header.destination);
                 });
                 self.number_request(&draft, &header);
-                if self.await_reply(&back, &draft, &target).is_err() {
+                if self.await_reply(back, &draft, &target).is_err() {
                     // It passes without being remembered: who asked has its own bridge for that.
                     draft.set_request_number(0);
                 }
@@ -726,7 +734,7 @@ impl Bridge {
                 if draft.write(&answer, &[], GFP_ATOMIC).is_err() {
                     return Forwarded::Dropped;
                 }
-                Forwarded::To(draft, back)
+                Forwarded::To(draft, back())
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     },
     wire::{Header, Stamp, WireError, DEADLINE_AT, HEADER_LEN},
     xen::{
-        bytes::{self, Bytes, Source},
+        bytes::{self, Bytes, Source, WITHIN},
         pages::PageBuffer, //
     }, //
 };
@@ -92,6 +92,24 @@ impl Draft {
         Ok(Self(message))
     }
 
+    /// The memory of a message that nobody has any more.
+    pub(crate) fn emptied(message: ListArc<Message>) -> Option<Self> {
+        let mut draft = Self(Arc::into_unique_or_drop(message.into_arc())?);
+        draft.clear();
+        Some(draft)
+    }
+
+    fn clear(&mut self) {
+        let message = self.0.as_mut().project();
+        message.bytes.clear();
+        *message.pages = None;
+        message.request_number.store(0, Relaxed);
+    }
+
+    pub(crate) fn set_principal(&mut self, principal: Principal) {
+        *self.0.as_mut().project().principal = principal;
+    }
+
     /// Makes a message. `payload` has the length that `header` says; its time starts now.
     pub(crate) fn of(
         header: &Header,
@@ -138,9 +156,9 @@ impl Draft {
         payload: &[u8],
         gfp: AllocFlags,
     ) -> Result {
+        self.clear();
         let message = self.0.as_mut().project();
-        *message.pages = None;
-        message.bytes.renew(HEADER_LEN + payload.len(), gfp)?;
+        message.bytes.reserve(HEADER_LEN + payload.len(), gfp)?;
         message.bytes.extend(&header.encode());
         message.bytes.extend(payload);
         self.start();
@@ -150,6 +168,19 @@ impl Draft {
     /// Takes the header from a program.
     pub(crate) fn take_header(&mut self, source: &mut impl Source) -> Result {
         self.bytes().take(source, HEADER_LEN)
+    }
+
+    /// The same, and so many more bytes as have room where the header is.
+    pub(crate) fn take_small(&mut self, source: &mut impl Source, more: usize) -> Result {
+        self.bytes().take(source, WITHIN.min(HEADER_LEN + more))
+    }
+
+    /// Whether a payload of this length was taken with the header, and perhaps more.
+    pub(crate) fn has_payload(&mut self, length: usize) -> bool {
+        let whole = HEADER_LEN + length;
+        let has = self.bytes().len() >= whole;
+        self.bytes().truncate(if has { whole } else { HEADER_LEN });
+        has
     }
 
     /// Takes the payload, of this length, from a program.

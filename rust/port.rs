@@ -6,13 +6,14 @@ use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::PushError,
     mcb::{check_written, Bind, Bridge, Endpoint, Prepared, Refused, Target},
-    message::Draft,
+    message::{Draft, Message},
     pure::large::MAX_PAYLOAD,
     trace::{is_traced, trace, Point},
     wire::{Header, Reason, WireError, HEADER_LEN}, //
 };
 use kernel::{
     alloc::Flags,
+    list::ListArc,
     prelude::*,
     sync::{Arc, UniqueArc}, //
 };
@@ -65,7 +66,7 @@ impl Port {
 
     /// A message that is to be sent, still without content.
     pub(crate) fn draft(&self, gfp: Flags) -> Result<Draft> {
-        Draft::new(self.endpoint.principal, gfp)
+        self.bridge.spares.take(self.endpoint.principal, gfp)
     }
 
     /// Sends a message with this header, which is stamped here too.
@@ -106,12 +107,12 @@ impl Port {
 
     /// Hands a message to its receiver, when that has room for it.
     fn send_to(&self, mut message: Draft, to: &Target, full: Full) -> Result {
-        let from = Target::Endpoint(self.endpoint.clone());
+        let from = || Target::Endpoint(self.endpoint.clone());
         loop {
             // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
             let mut sent = self.sent.lock();
             message.stamp(|mut stamp| stamp.sequence(*sent + 1));
-            self.bridge.await_reply(&from, &message, to)?;
+            self.bridge.await_reply(from, &message, to)?;
             // Once it is handed over, it is the receiver's.
             let header = is_traced(Point::Send).then(|| message.header());
             let (left, is_gone) = match to.push(message) {
@@ -139,6 +140,12 @@ impl Port {
             to.inbox().wait_room(&left)?;
             message = left;
         }
+    }
+
+    /// Whoever reads from this endpoint has this message.
+    pub(crate) fn delivered(&self, message: ListArc<Message>) {
+        self.trace(Point::Deliver, || message.header());
+        self.bridge.spares.put(message);
     }
 
     /// Tells who listens what this endpoint does.

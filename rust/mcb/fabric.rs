@@ -217,7 +217,7 @@ impl Fabric {
                 return Ok(());
             }
         };
-        if self.bridge.await_reply(&back, &message, &target).is_err() {
+        if self.bridge.await_reply(|| back, &message, &target).is_err() {
             // As for a link: who asked has its own bridge for that.
             message.set_request_number(0);
         }

@@ -126,18 +126,19 @@ impl Bridge {
     /// many as it may. Any other message is not remembered.
     pub(crate) fn await_reply(
         self: &Arc<Self>,
-        from: &Target,
+        from: impl FnOnce() -> Target,
         message: &Message,
         to: &Target,
     ) -> Result {
         let Some(key) = Key::of(message) else {
             return Ok(());
         };
+        let from = from();
         let request = Request {
             _slot: from.inbox().account().take(Slot::Replies, 1)?,
             expires: message.expires(),
             header: message.header(),
-            requester: from.clone(),
+            requester: from,
             receiver: to.principal().id,
         };
         let node = RBTreeNode::new(key, request, GFP_ATOMIC)?;

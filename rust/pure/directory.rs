@@ -12,7 +12,7 @@ use super::{
     route::{route, Above, Names, Origin, Route, VmName},
     uuid::Uuid, //
 };
-use crate::wire::{Address, AppId, Component, Header, Kind, Reason, Serial};
+use crate::wire::{AppId, Component, Header, Kind, Reason, Serial};
 
 /// An ordered map. Who uses it allocates and frees its entries, where no lock is held.
 pub trait Map<K: Copy + Ord, V: Clone>: Default {
@@ -47,11 +47,13 @@ pub trait Parts {
     fn stable_name(link: &Self::Link) -> Option<Uuid>;
 }
 
-/// One end of a message.
+/// One end of a message, as a bridge stamped or resolved it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// As a bridge stamped or resolved it.
-    pub address: Address,
+pub struct End<'a> {
+    /// Its component.
+    pub component: Component,
+    /// Its management application.
+    pub app: Option<&'a AppId>,
     /// The stable name of the VM, where the bridge knows it.
     pub stable: Option<Uuid>,
 }
@@ -59,7 +61,7 @@ pub struct End {
 /// The rules of who may talk to whom.
 pub trait Rules {
     /// What happens with a message between these, on the platform of `mvm`.
-    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict;
+    fn decide(&self, mvm: VmName, source: &End<'_>, destination: &End<'_>, kind: Kind) -> Verdict;
 }
 
 /// Who gets a message next.
@@ -450,20 +452,19 @@ impl<P: Parts> Directory<P> {
         }
         let mvm = self.names.mvm;
         let source = match origin {
-            Origin::Local if !is_hardware => Address {
-                component: mvm.into(),
-                ..header.source
-            },
-            _ => header.source,
+            Origin::Local if !is_hardware => mvm.into(),
+            _ => header.source.component,
         };
-        let destination = Address {
+        let source = End {
+            component: source,
+            app: header.source.app.as_ref(),
+            stable: self.stable_name(&source),
+        };
+        let destination = End {
             component,
-            ..header.destination
+            app: header.destination.app.as_ref(),
+            stable: self.stable_name(&component),
         };
-        let [source, destination] = [source, destination].map(|address| End {
-            address,
-            stable: self.stable_name(&address.component),
-        });
         rules.decide(mvm, &source, &destination, header.kind)
     }
 

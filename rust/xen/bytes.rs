@@ -16,7 +16,7 @@ use kernel::{
 };
 
 /// So many lie in the object itself: with the rest of a message, 512 bytes.
-const WITHIN: usize = 384;
+pub(crate) const WITHIN: usize = 384;
 
 /// Bytes to which more are appended, as far as there is room.
 ///
@@ -75,11 +75,12 @@ impl Bytes {
         })
     }
 
-    /// Makes room for so many in all, and drops those that are there.
-    pub(crate) fn renew(&mut self, length: usize, flags: Flags) -> Result<(), AllocError> {
+    /// Drops them, and memory that is not in the object.
+    pub(crate) fn clear(&mut self) {
         self.length = 0;
-        self.outside.clear();
-        self.reserve(length, flags)
+        if self.is_outside() {
+            self.outside = KVVec::new();
+        }
     }
 
     /// Makes room for so many in all.

@@ -134,14 +134,16 @@ impl Component {
         if used > body.len() {
             return Err(WireError::Component);
         }
-        if !is_zero_from(bytes, COMPONENT_LEN - COMPONENT_BODY_LEN + used) {
+        let rest_is_zero = match (*kind, used) {
+            // Where the length is known, this takes two instructions.
+            (COMPONENT_VM, 20) => *part::<8>(body, 20) == [0; 8],
+            _ => is_zero_from(bytes, COMPONENT_LEN - COMPONENT_BODY_LEN + used),
+        };
+        if !rest_is_zero {
             return Err(WireError::Reserved);
         }
         match (*kind, used) {
-            (
-                COMPONENT_UNSPECIFIED | COMPONENT_SELF | COMPONENT_MVM | COMPONENT_PLATFORM,
-                0,
-            )
+            (COMPONENT_UNSPECIFIED | COMPONENT_SELF | COMPONENT_MVM | COMPONENT_PLATFORM, 0)
             | (COMPONENT_VM, 20)
             | (COMPONENT_STABLE, 16) => Ok(()),
             (COMPONENT_HARDWARE, _) => Serial::new(&body[..used]).map(drop),
