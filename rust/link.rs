@@ -5,8 +5,10 @@
 //! A link outlives its channel: without one it is parked, keeps what was not taken, and goes on in
 //! another channel (`life`, `pure::lineage`).
 //!
-//! Messages are moved in softirq context, by a work item that an event, or whoever sends, queues
-//! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`], [`Link::copy_large`]).
+//! Messages are moved in softirq context ([`Link::pump`]): when an event comes, or by a work item where
+//! somebody else is at it just then. Who sends a message puts it into the ring itself if nothing waits
+//! for that ([`Link::pass`]). What may sleep is the chores' ([`Link::end_violated`],
+//! [`Link::copy_large`]).
 //!
 //! Locks, outermost first: `Link::life`, `Link::io`, then the bridge's table, or one inbox, or the
 //! bridge's list of queues to look after, or one lender. Nobody waits for a second `io`.
