@@ -365,11 +365,17 @@ fn read_fabric(fabric: &Fabric, iov: &mut IovIterDest<'_>) -> Result<usize> {
 /// Takes a whole message, if its header passes. Returns that.
 fn take(draft: &mut Draft, iov: &mut IovIterSource<'_>) -> Result<Header> {
     let length = iov.len().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
-    draft.take_header(iov)?;
+    if Draft::is_small(length) {
+        draft.take_small(iov, length)?;
+    } else {
+        draft.take_header(iov)?;
+    }
     draft.check().map_err(malformed)?;
     let header = draft.stamped();
     check_length(&header, length)?;
-    draft.take_payload(iov, length)?;
+    if !draft.has_payload(length) {
+        draft.take_payload(iov, length)?;
+    }
     Ok(header)
 }
 
@@ -537,8 +543,12 @@ impl MiscDevice for MgmtFile {
                     user(size_of::<bindings::mgmt_exchange>()).reader_writer();
                 let mut asked: bindings::mgmt_exchange = reader.read()?;
                 let nonblock = file.flags() & bindings::O_NONBLOCK != 0;
+                let lengths = (asked.send_length, asked.receive_length);
                 this.exchange(&mut asked, nonblock)?;
-                writer.write(&asked)?;
+                // Most often all that there is was asked for.
+                if lengths != (asked.send_length, asked.receive_length) {
+                    writer.write(&asked)?;
+                }
             }
             _ => return Err(ENOTTY),
         }

@@ -150,11 +150,7 @@ impl Inbox {
     }
 
     /// Queues a message that the account was charged for, behind those of its class.
-    fn enqueue(
-        &self,
-        queue: &mut Guard<'_, Queue>,
-        message: Draft,
-    ) -> Result<(), PushError> {
+    fn enqueue(&self, queue: &mut Guard<'_, Queue>, message: Draft) -> Result<(), PushError> {
         if let Err(NoMemory) = queue.held.charge(message.principal.id, message.amount()) {
             self.account.discharge(&message, false);
             return Err(PushError::Full(message));

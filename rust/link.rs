@@ -379,6 +379,10 @@ impl Link {
             // Who holds the lock may have looked already.
             return Self::schedule(this);
         };
+        if !io.outgoing.is_empty() {
+            // What has no room in the ring waits for an event, and all else behind it.
+            return;
+        }
         if let Err(violation) = this.transmit(&mut io) {
             this.violated(&mut io, violation);
         }
@@ -545,11 +549,7 @@ impl Link {
     }
 
     /// Gives a message from this link to its receiver; returns it if the receiver is full.
-    fn hand_over(
-        self: &Arc<Self>,
-        message: Draft,
-        target: Target,
-    ) -> Option<(Draft, Target)> {
+    fn hand_over(self: &Arc<Self>, message: Draft, target: Target) -> Option<(Draft, Target)> {
         match target.push(message) {
             Ok(()) => None,
             Err(PushError::Full(message)) => {
@@ -748,7 +748,9 @@ impl Link {
             channel.event.notify();
         }
         let bytes = draft.bytes();
-        channel.rx.take_with(pending, |ring, at, length| ring.append(at, length, bytes));
+        channel
+            .rx
+            .take_with(pending, |ring, at, length| ring.append(at, length, bytes));
         draft.check().map_err(Violation::Header)?;
         match format {
             Format::Message if draft.is_whole() => Ok(Found::Message(draft)),

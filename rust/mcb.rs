@@ -620,8 +620,7 @@ impl Bridge {
             drop(table);
             let back = Target::Endpoint(from.clone());
             if is_presence {
-                let event =
-                    Event::decode(&draft.payload()).map_err(|_| Refused::Failed(EINVAL))?;
+                let event = Event::decode(&draft.payload()).map_err(|_| Refused::Failed(EINVAL))?;
                 if !event.is_from_endpoint() {
                     return Err(Refused::Failed(EINVAL));
                 }
@@ -671,8 +670,7 @@ impl Bridge {
         let is_special = header.hops > MAX_HOPS
             || header.kind == Kind::Presence
             || header.flags.contains(Flags::BROADCAST);
-        let found =
-            (!is_special).then(|| table.directory.find(&*table.policy, origin, &header));
+        let found = (!is_special).then(|| table.directory.find(&*table.policy, origin, &header));
         drop(table);
         let back = || Target::Link(link.clone());
         let found = if let Some(found) = found {
@@ -808,8 +806,7 @@ impl Bridge {
                     source: destination,
                     ..Header::new(Kind::Reply, header.source, 0)
                 };
-                Draft::of(&answer, Payload::EMPTY, BRIDGE, gfp)
-                    .map(|answer| (answer, back.clone()))
+                Draft::of(&answer, Payload::EMPTY, BRIDGE, gfp).map(|answer| (answer, back.clone()))
             } else {
                 let header = Header {
                     destination,

@@ -150,12 +150,7 @@ impl Draft {
     }
 
     /// Writes a message, in place of what it was.
-    pub(crate) fn write(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-        gfp: AllocFlags,
-    ) -> Result {
+    pub(crate) fn write(&mut self, header: &Header, payload: &[u8], gfp: AllocFlags) -> Result {
         self.clear();
         let message = self.0.as_mut().project();
         message.bytes.reserve(HEADER_LEN + payload.len(), gfp)?;
@@ -170,7 +165,12 @@ impl Draft {
         self.bytes().take(source, HEADER_LEN)
     }
 
-    /// The same, and so many more bytes as have room where the header is.
+    /// Whether a payload of this length has room where the header is.
+    pub(crate) fn is_small(length: usize) -> bool {
+        HEADER_LEN + length <= WITHIN
+    }
+
+    /// Takes the header from a program, and as many more bytes as have room there.
     pub(crate) fn take_small(&mut self, source: &mut impl Source, more: usize) -> Result {
         self.bytes().take(source, WITHIN.min(HEADER_LEN + more))
     }
@@ -228,8 +228,8 @@ impl Draft {
 
     fn start(&mut self) {
         let deadline_ms = Header::deadline_of(self.encoded());
-        *self.0.as_mut().project().expires = (deadline_ms != 0)
-            .then(|| Instant::now() + Delta::from_millis(deadline_ms.into()));
+        *self.0.as_mut().project().expires =
+            (deadline_ms != 0).then(|| Instant::now() + Delta::from_millis(deadline_ms.into()));
     }
 }
 

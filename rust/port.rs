@@ -73,13 +73,7 @@ impl Port {
     ///
     /// Does not sleep if `gfp` does not allow it and a full receiver [`Fails`](Full::Fails) it with
     /// `EAGAIN`.
-    pub(crate) fn send(
-        &self,
-        header: &mut Header,
-        draft: Draft,
-        gfp: Flags,
-        full: Full,
-    ) -> Result {
+    pub(crate) fn send(&self, header: &mut Header, draft: Draft, gfp: Flags, full: Full) -> Result {
         let prepared = self.bridge.prepare(&self.endpoint, header, draft, gfp);
         match prepared.map_err(errno)? {
             Prepared::To(message, target, answered) => {

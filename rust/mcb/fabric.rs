@@ -366,7 +366,8 @@ impl Bridge {
             }
             self.find_asker(origin, &header)?
         } else if header.flags.contains(Flags::BROADCAST) {
-            let copies = self.distribute(origin, &header, draft.payload(), from, &back, GFP_KERNEL)?;
+            let copies =
+                self.distribute(origin, &header, draft.payload(), from, &back, GFP_KERNEL)?;
             return Ok(Prepared::Broadcast(copies));
         } else {
             self.find(origin, &header)?

@@ -220,7 +220,8 @@ impl<P: Parts> Directory<P> {
 
     /// The endpoint that gets what is sent to one that has bound an App_ID: the oldest.
     pub fn first(&self, service: Service) -> Option<P::Endpoint> {
-        self.bound(service).next().map(|(_, endpoint)| endpoint)
+        let ((bound, _), first) = self.endpoints.lower_bound(&(service, 0))?;
+        (bound == service).then_some(first.endpoint)
     }
 
     /// Every endpoint that serves this App_ID of hardware, with the serial number and its own number.

@@ -75,11 +75,7 @@ impl Always {
 
 impl Rules for Always {
     fn decide(&self, _: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
-        let asked = (
-            source.component,
-            destination.component,
-            kind,
-        );
+        let asked = (source.component, destination.component, kind);
         self.1.borrow_mut().push(asked);
         self.0
     }

@@ -87,7 +87,9 @@ enum Op {
     /// where they meet.
     Push(Length, usize),
     /// Take a message: at once, or piece by piece.
-    Take { at_once: bool },
+    Take {
+        at_once: bool,
+    },
     PublishProduced,
     PublishConsumed,
     /// The producer looks what was consumed.

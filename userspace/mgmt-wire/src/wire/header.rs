@@ -2,7 +2,7 @@
 
 //! The M-channel header.
 
-use super::{ADDRESS_LEN, Address, WireError, array, part, part_mut};
+use super::{ADDRESS_LEN, Address, WireError, array, is_zero_from, part, part_mut};
 
 /// The only version of the header so far.
 pub const VERSION: u8 = 1;
@@ -254,7 +254,8 @@ impl Header {
         if bytes[at::VERSION] != VERSION {
             return Err(WireError::Version);
         }
-        if *part::<24>(bytes, at::RESERVED) != [0; 24] {
+        let (before, reserved) = (32, at::RESERVED - 32);
+        if !is_zero_from(part(bytes, before), reserved) {
             return Err(WireError::Reserved);
         }
         let kind = Kind::try_from(bytes[at::KIND])?;
