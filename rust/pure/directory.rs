@@ -471,7 +471,7 @@ impl<P: Parts> Directory<P> {
 
     fn stable_name(&self, component: &Component) -> Option<Uuid> {
         match component {
-            Component::Vm { vm_id, .. } if *component == self.names.guest(*vm_id) => {
+            Component::Vm { mvm_ip, vm_id } if *mvm_ip == self.names.mvm.mvm_ip => {
                 P::stable_name(self.guest(*vm_id)?)
             }
             _ => None,
