@@ -11,7 +11,8 @@
 //! [`Link::copy_large`]).
 //!
 //! Locks, outermost first: `Link::life`, `Link::io`, then the bridge's table, or one inbox, or the
-//! bridge's list of queues to look after, or one lender. Nobody waits for a second `io`.
+//! bridge's list of queues to look after, or its spare messages, or one lender. Nobody waits for a
+//! second `io`.
 
 use crate::{
     account::Holding,
