@@ -7,7 +7,7 @@
 
 use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
-    message::Message,
+    message::{Draft, Message},
     waiters::{deadline, sleep, time_left},
     wire::{Header, Kind, Reason}, //
 };
@@ -71,8 +71,8 @@ impl Awaited {
 
     /// Takes a message that answers one of these requests. One that nobody waits for any more is
     /// dropped.
-    pub(crate) fn take_answer(&self, message: ListArc<Message>) -> Result<(), ListArc<Message>> {
-        let header = message.header();
+    pub(crate) fn take_answer(&self, message: Draft) -> Result<(), Draft> {
+        let header = message.stamped();
         let is_answer = matches!(header.kind, Kind::Reply | Kind::Undeliverable);
         if !is_answer || header.correlation & OURS == 0 {
             return Err(message);
@@ -82,7 +82,7 @@ impl Awaited {
             .iter_mut()
             .find(|asked| asked.correlation == header.correlation && asked.answer.is_none());
         if let Some(asked) = asked {
-            asked.answer = Some(message);
+            asked.answer = Some(message.into());
             drop(pending);
             self.answered.notify_all();
         }

@@ -4,7 +4,7 @@
 
 use crate::{
     link::Link,
-    payload::Payload,
+    message::Message,
     pure::{
         large::REF_BYTES,
         lineage::Answer,
@@ -141,20 +141,18 @@ impl Channel {
     }
 
     /// Puts a message into the ring, or what tells where its payload is. Does not sleep.
-    pub(crate) fn send(
-        &mut self,
-        header: &[u8; HEADER_LEN],
-        payload: &Payload,
-    ) -> Result<(), SendError> {
-        match payload {
-            Payload::Small(bytes) => Ok(self.tx.push(&[header, bytes])?),
-            Payload::Large(pages) => self.send_lent(header, pages),
+    pub(crate) fn send(&mut self, message: &Message) -> Result<(), SendError> {
+        let mut deadline = [0; 4];
+        let parts = message.parts(&mut deadline);
+        match message.pages() {
+            None => Ok(self.tx.push(&parts)?),
+            Some(pages) => self.send_lent(parts, pages),
         }
     }
 
     fn send_lent(
         &mut self,
-        header: &[u8; HEADER_LEN],
+        [a, b, c]: [&[u8]; 3],
         pages: &Arc<PageBuffer>,
     ) -> Result<(), SendError> {
         // First, so that nothing is lent for a ring that is full.
@@ -163,7 +161,7 @@ impl Channel {
         let lent = lent.and_then(|()| self.lender.lend(pages));
         let lent = lent.map_err(|_| SendError::Lend)?;
         let refs = lent.refs().as_flattened();
-        self.tx.push_as(Format::Pages, &[header, refs])?;
+        self.tx.push_as(Format::Pages, &[a, b, c, refs])?;
         // There is room for it.
         let _ = self.lent.push((self.tx.position(), lent), GFP_ATOMIC);
         Ok(())

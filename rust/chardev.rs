@@ -10,13 +10,11 @@ use core::marker::PhantomData;
 use kernel::{
     error::to_result,
     fs::{File, Kiocb},
-    iov::{IovIterDest, IovIterSource},
     miscdevice::{MiscDevice, MiscDeviceOptions},
     prelude::*,
     sync::poll::PollTable,
     task::Kuid,
-    types::{ForeignOwnable, Opaque},
-    uaccess::UserPtr, //
+    types::{ForeignOwnable, Opaque}, //
 };
 
 /// Whether this call on the file may not wait.
@@ -25,39 +23,6 @@ pub(crate) fn is_nonblocking<T: ForeignOwnable>(kiocb: &Kiocb<'_, T>) -> bool {
     // SAFETY: A `Kiocb` refers to a valid `struct kiocb` of an open file.
     let flags = unsafe { (*(*raw).ki_filp).f_flags };
     flags & bindings::O_NONBLOCK != 0
-}
-
-/// Gives `f` user memory to copy from. `EFAULT` if it is no user memory at all.
-pub(crate) fn from_user<R>(
-    at: UserPtr,
-    length: usize,
-    f: impl FnOnce(&mut IovIterSource<'_>) -> R,
-) -> Result<R> {
-    let mut iter = import(bindings::ITER_SOURCE, at, length)?;
-    // SAFETY: The iterator is a source, and this function's own; user memory may be read at any
-    // time.
-    Ok(f(unsafe { IovIterSource::from_raw(&mut iter) }))
-}
-
-/// Gives `f` user memory to copy to. `EFAULT` if it is no user memory at all.
-pub(crate) fn to_user<R>(
-    at: UserPtr,
-    length: usize,
-    f: impl FnOnce(&mut IovIterDest<'_>) -> R,
-) -> Result<R> {
-    let mut iter = import(bindings::ITER_DEST, at, length)?;
-    // SAFETY: The iterator is a destination, and this function's own; user memory may be written
-    // at any time.
-    Ok(f(unsafe { IovIterDest::from_raw(&mut iter) }))
-}
-
-fn import(direction: u32, at: UserPtr, length: usize) -> Result<bindings::iov_iter> {
-    let mut iter = bindings::iov_iter::default();
-    // SAFETY: The iterator may be written; the address is checked.
-    to_result(unsafe {
-        bindings::import_ubuf(direction as c_int, at.as_mut_ptr(), length, &mut iter)
-    })?;
-    Ok(iter)
 }
 
 /// Whether the caller has `CAP_SYS_ADMIN` in the initial user namespace.

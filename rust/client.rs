@@ -6,8 +6,7 @@ use crate::{
     account::Holding,
     awaited::{Awaited, OURS},
     mcb::{Bind, Bridge, Receive},
-    message::Message,
-    payload::Payload,
+    message::{Draft, Message},
     port::{check_length, Full, Port},
     pure::{account::Owner, directory::Service},
     trace::Point,
@@ -81,8 +80,9 @@ impl Client {
 
     fn send_any(&self, header: &Header, payload: &[u8], gfp: Flags, full: Full) -> Result {
         check_length(header, payload.len())?;
-        let payload = Payload::copied(payload, gfp)?;
-        self.port.send(header, payload, gfp, full)
+        let sender = self.port.endpoint().principal;
+        let draft = Draft::copied(header, payload, sender, gfp)?;
+        self.port.send(&mut draft.stamped(), draft, gfp, full)
     }
 
     /// Sends a request and waits for its reply.

@@ -5,14 +5,13 @@
 use crate::{
     account::Holding,
     bindings,
-    chardev::{current_euid, from_user, is_nonblocking, to_user, Pollable},
+    chardev::{current_euid, is_nonblocking, Pollable},
     inbox::CAPACITY,
-    mcb::{Bind, Bridge, Fabric},
-    message::Principal,
+    mcb::{check_written, Bind, Bridge, Fabric},
+    message::{Draft, Message, Principal},
     mgmt_back::set_mvm_ip,
-    payload::Payload,
     policy::LoadError,
-    port::{check_length, decode, decode_written, Full, Port},
+    port::{check_length, malformed, Full, Port},
     pure::{
         account::Owner,
         directory::Service,
@@ -97,8 +96,10 @@ impl MgmtFile {
     fn write(&self, iov: &mut IovIterSource<'_>, nonblock: bool) -> Result<usize> {
         let len = iov.len();
         let port = self.port()?;
-        let (header, payload) = take(iov, decode_written)?;
-        port.send(&header, payload, GFP_KERNEL, Full::unless(nonblock))?;
+        let mut draft = port.draft(GFP_KERNEL_ACCOUNT)?;
+        let mut header = take(&mut draft, iov)?;
+        check_written(&header)?;
+        port.send(&mut header, draft, GFP_KERNEL, Full::unless(nonblock))?;
         Ok(len)
     }
 
@@ -115,23 +116,33 @@ impl MgmtFile {
     }
 
     fn read(&self, iov: &mut IovIterDest<'_>, nonblock: bool) -> Result<usize> {
+        let room = iov.len();
+        let put = |part: &[u8]| iov.copy_to_iter(part) == part.len();
+        self.receive(room, nonblock, put)
+    }
+
+    /// Takes the next message, of at most so many bytes, and hands it to `put` in parts. Returns how
+    /// many it has.
+    fn receive(
+        &self,
+        room: usize,
+        nonblock: bool,
+        put: impl FnMut(&[u8]) -> bool,
+    ) -> Result<usize> {
         let port = self.port()?;
         let endpoint = port.endpoint();
         let message = if nonblock {
-            endpoint.inbox.pop(iov.len())?
+            endpoint.inbox.pop(room)?
         } else {
-            endpoint
-                .inbox
-                .pop_wait(iov.len(), &endpoint.readable, None)?
+            endpoint.inbox.pop_wait(room, &endpoint.readable, None)?
         };
-        let header = message.encoded_header();
-        let copied = iov.copy_to_iter(&header) + iov.copy_to_iter(&message.payload);
-        if copied != message.len() {
+        if !hand_out(&message, put) {
             endpoint.put_back(message);
             return Err(EFAULT);
         }
-        port.trace(Point::Deliver, || message.header());
-        Ok(copied)
+        let length = message.len();
+        port.delivered(message);
+        Ok(length)
     }
 
     /// Sends and receives several messages. What was done before an error is told instead of it.
@@ -163,7 +174,8 @@ impl MgmtFile {
 
     /// Receives a message to the start of user memory.
     fn receive_next(&self, to: &mut Span, waits: bool) -> Result {
-        let read = to_user(to.start()?, to.left(), |iov| self.read(iov, !waits))??;
+        let mut user = UserSlice::new(to.start()?, to.left()).writer();
+        let read = self.receive(to.left(), !waits, |part| user.write_slice(part).is_ok())?;
         to.advance(read);
         Ok(())
     }
@@ -308,21 +320,35 @@ impl Span {
 
 /// Sends the message at the start of user memory.
 fn send_next(port: &Port, from: &mut Span, full: Full) -> Result {
-    if from.left() < HEADER_LEN {
-        return Err(EINVAL);
-    }
-    let mut header = [0; HEADER_LEN];
-    UserSlice::new(from.start()?, HEADER_LEN)
-        .reader()
-        .read_slice(&mut header)?;
-    let header = decode_written(&header)?;
-    let length = (header.length as usize).min(from.left() - HEADER_LEN);
+    let room = from.left().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
+    let start = from.start()?;
+    let mut user = UserSlice::new(start, from.left()).reader();
+    let mut draft = port.draft(GFP_KERNEL_ACCOUNT)?;
+    // What is behind this message need not be there.
+    draft
+        .take_small(&mut user, room)
+        .or_else(|_| draft.take_header(&mut user))?;
+    draft.check().map_err(malformed)?;
+    let mut header = draft.stamped();
+    check_written(&header)?;
+    let length = (header.length as usize).min(room);
     check_length(&header, length)?;
-    let payload = from.start()?.wrapping_byte_add(HEADER_LEN);
-    let payload = from_user(payload, length, |iov| Payload::from_user(iov, length))??;
-    port.send(&header, payload, GFP_KERNEL, full)?;
+    if !draft.has_payload(length) {
+        let start = start.wrapping_byte_add(HEADER_LEN);
+        draft.take_payload(&mut UserSlice::new(start, length).reader(), length)?;
+    }
+    port.send(&mut header, draft, GFP_KERNEL, full)?;
     from.advance(HEADER_LEN + length);
     Ok(())
+}
+
+/// Hands out a message in parts. Whether all were taken.
+fn hand_out(message: &Message, mut put: impl FnMut(&[u8]) -> bool) -> bool {
+    let mut deadline = [0; 4];
+    let parts = message.parts(&mut deadline);
+    let pages = message.pages().map_or(&[][..], |pages| pages);
+    let mut has = |part: &[u8]| part.is_empty() || put(part);
+    parts.into_iter().all(&mut has) && has(pages)
 }
 
 /// Reads the next message for other platforms, with its number.
@@ -331,32 +357,32 @@ fn read_fabric(fabric: &Fabric, iov: &mut IovIterDest<'_>) -> Result<usize> {
     let room = iov.len().checked_sub(number_len).ok_or(EMSGSIZE)?;
     fabric.read(room, |reading| {
         let message = reading.message();
-        let copied = iov.copy_to_iter(&reading.number().to_le_bytes())
-            + iov.copy_to_iter(&message.header().encode())
-            + iov.copy_to_iter(&message.payload);
-        if copied != number_len + message.len() {
+        let mut put = |part: &[u8]| iov.copy_to_iter(part) == part.len();
+        if !put(&reading.number().to_le_bytes()) || !hand_out(message, put) {
             return Err(EFAULT);
         }
         trace(Point::Deliver, fabric.principal.owner, Reason::None, || {
             message.header()
         });
-        Ok(copied)
+        Ok(number_len + message.len())
     })
 }
 
-/// Takes a whole message, if its header passes.
-fn take(
-    iov: &mut IovIterSource<'_>,
-    decode: impl FnOnce(&[u8; HEADER_LEN]) -> Result<Header>,
-) -> Result<(Header, Payload)> {
+/// Takes a whole message, if its header passes. Returns that.
+fn take(draft: &mut Draft, iov: &mut IovIterSource<'_>) -> Result<Header> {
     let length = iov.len().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
-    let mut header = [0; HEADER_LEN];
-    if iov.copy_from_iter(&mut header) != HEADER_LEN {
-        return Err(EFAULT);
+    if Draft::is_small(length) {
+        draft.take_small(iov, length)?;
+    } else {
+        draft.take_header(iov)?;
     }
-    let header = decode(&header)?;
+    draft.check().map_err(malformed)?;
+    let header = draft.stamped();
     check_length(&header, length)?;
-    Ok((header, Payload::from_user(iov, length)?))
+    if !draft.has_payload(length) {
+        draft.take_payload(iov, length)?;
+    }
+    Ok(header)
 }
 
 #[pinned_drop]
@@ -417,8 +443,9 @@ impl MiscDevice for MgmtFile {
         let file = kiocb.file();
         if let Some(fabric) = file.fabric.as_ref() {
             let len = iov.len();
-            let (header, payload) = take(iov, decode)?;
-            fabric.write(header, payload)?;
+            let mut draft = Draft::new(fabric.principal, GFP_KERNEL_ACCOUNT)?;
+            take(&mut draft, iov)?;
+            fabric.write(draft)?;
             return Ok(len);
         }
         match file.port() {
@@ -561,8 +588,12 @@ impl MiscDevice for MgmtFile {
                     user(size_of::<bindings::mgmt_exchange>()).reader_writer();
                 let mut asked: bindings::mgmt_exchange = reader.read()?;
                 let nonblock = file.flags() & bindings::O_NONBLOCK != 0;
+                let lengths = (asked.send_length, asked.receive_length);
                 this.exchange(&mut asked, nonblock)?;
-                writer.write(&asked)?;
+                // Most often all that there is was asked for.
+                if lengths != (asked.send_length, asked.receive_length) {
+                    writer.write(&asked)?;
+                }
             }
             _ => return Err(ENOTTY),
         }

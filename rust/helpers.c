@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 #include <linux/gfp.h>
+#include <linux/interrupt.h>
 #include <linux/mm.h>
 #include <linux/random.h>
 #include <linux/string.h>
@@ -22,6 +23,11 @@ static_assert(offsetof(struct mgmt_header, source) == 64);
 struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh)
 {
 	return alloc_workqueue("%s", bh ? WQ_BH | WQ_PERCPU : WQ_UNBOUND, 0, name);
+}
+
+void mgmt_helper_tasklet_schedule(struct tasklet_struct *tasklet)
+{
+	tasklet_schedule(tasklet);
 }
 
 bool mgmt_helper_may_sleep(gfp_t gfp)

@@ -7,10 +7,13 @@
 #include <linux/types.h>
 #include <xen/grant_table.h>
 
+struct tasklet_struct;
 struct workqueue_struct;
 struct xenbus_device;
 
 struct workqueue_struct *mgmt_helper_alloc_workqueue(const char *name, bool bh);
+
+void mgmt_helper_tasklet_schedule(struct tasklet_struct *tasklet);
 
 bool mgmt_helper_may_sleep(gfp_t gfp);
 

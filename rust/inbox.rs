@@ -6,7 +6,7 @@ use crate::{
     account::{Account, Holding},
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     link::Link,
-    message::Message,
+    message::{Draft, Message},
     pure::quota::{Amount, Division, NoMemory},
     shares::Tree,
     waiters::{deadline, sleep, time_left, Stalled},
@@ -16,7 +16,11 @@ use kernel::{
     list::{List, ListArc},
     new_condvar,
     prelude::*,
-    sync::{Arc, CondVar}, //
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc,
+        CondVar, //
+    }, //
 };
 
 /// What a receiver's queue holds at most: a quarter of what its owner's account has room for, so that
@@ -31,9 +35,9 @@ pub(crate) const CAPACITY: Amount = Amount {
 pub(crate) enum PushError {
     /// The sender's share of the queue, or of the account, is used up. It may wait with
     /// [`Inbox::wait_room`] or [`Inbox::call_when_room`].
-    Full(ListArc<Message>),
+    Full(Draft),
     /// The receiver is gone.
-    Closed(ListArc<Message>),
+    Closed(Draft),
 }
 
 /// A queue of messages to one receiver, shared fairly among its senders.
@@ -46,6 +50,10 @@ pub(crate) struct Inbox {
     room: CondVar,
     /// Its owner's account, to which all that is queued is charged.
     account: Arc<Account>,
+    /// What the queue was when it last changed, for who looks often and does not mind to be late:
+    /// whether nothing waits in it, and whether it is over capacity.
+    is_empty: Atomic<bool>,
+    is_over: Atomic<bool>,
 }
 
 struct Queue {
@@ -106,11 +114,13 @@ impl Inbox {
             ),
             room <- new_condvar!("mgmt_inbox_room"),
             account,
+            is_empty: Atomic::new(true),
+            is_over: Atomic::new(false),
         })
     }
 
     /// Queues a message if its sender's shares allow. The caller wakes the receiver.
-    pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
+    pub(crate) fn push(&self, message: Draft) -> Result<(), PushError> {
         let mut queue = self.queue.lock();
         if !queue.open {
             return Err(PushError::Closed(message));
@@ -128,7 +138,7 @@ impl Inbox {
     ///
     /// It may pass the capacity: a receiver that does not read what comes back to it may not send
     /// on (see [`Inbox::is_over_capacity`]), so it can't grow beyond what it had in flight.
-    pub(crate) fn push_returned(&self, message: ListArc<Message>) -> Result<(), PushError> {
+    pub(crate) fn push_returned(&self, message: Draft) -> Result<(), PushError> {
         let mut queue = self.queue.lock();
         if !queue.open {
             return Err(PushError::Closed(message));
@@ -139,19 +149,42 @@ impl Inbox {
         self.enqueue(&mut queue, message)
     }
 
+    /// Queues what waited in another queue, whatever its sender's share; gives it back if the
+    /// receiver is gone, or there is no memory.
+    pub(crate) fn push_moved(&self, message: ListArc<Message>) -> Result<(), ListArc<Message>> {
+        let mut queue = self.queue.lock();
+        if !queue.open
+            || self.account.charge(&message).is_err()
+            || self.charge(&mut queue, &message).is_err()
+        {
+            return Err(message);
+        }
+        self.put(&mut queue, message);
+        Ok(())
+    }
+
     /// Queues a message that the account was charged for, behind those of its class.
-    fn enqueue(
-        &self,
-        queue: &mut Guard<'_, Queue>,
-        message: ListArc<Message>,
-    ) -> Result<(), PushError> {
-        if let Err(NoMemory) = queue.held.charge(message.principal.id, message.amount()) {
-            self.account.discharge(&message, false);
+    fn enqueue(&self, queue: &mut Guard<'_, Queue>, message: Draft) -> Result<(), PushError> {
+        if let Err(NoMemory) = self.charge(queue, &message) {
             return Err(PushError::Full(message));
         }
+        self.put(queue, message.into());
+        Ok(())
+    }
+
+    /// Charges the sender's share for a message that the account was charged for, or neither.
+    fn charge(&self, queue: &mut Queue, message: &Message) -> Result<(), NoMemory> {
+        let charged = queue.held.charge(message.principal.id, message.amount());
+        if charged.is_err() {
+            self.account.discharge(message, false);
+        }
+        charged
+    }
+
+    fn put(&self, queue: &mut Queue, message: ListArc<Message>) {
         queue.deadlines += u32::from(message.has_deadline());
         queue.lanes[message.class()].push_back(message);
-        Ok(())
+        self.note(queue);
     }
 
     /// A message is not in the queue any more: links for whose messages there is room now go on.
@@ -168,11 +201,23 @@ impl Inbox {
             queue.stalled.message_gone(principal);
         }
         self.account.discharge(message, is_empty);
+        self.note(queue);
+    }
+
+    fn note(&self, queue: &Queue) {
+        let is_empty = queue.lanes.iter().all(List::is_empty);
+        self.is_empty.store(is_empty, Relaxed);
+        self.is_over.store(queue.held.is_over(), Relaxed);
     }
 
     /// Whether so much came back to this receiver that it must read before it sends.
     pub(crate) fn is_over_capacity(&self) -> bool {
-        self.queue.lock().held.is_over()
+        self.is_over.load(Relaxed)
+    }
+
+    /// Whether nothing waits. Who queued something just now says so to the receiver.
+    pub(crate) fn seems_empty(&self) -> bool {
+        self.is_empty.load(Relaxed)
     }
 
     /// Waits until this message may fit, or the receiver is gone.
@@ -293,6 +338,7 @@ impl Inbox {
         let _ = queue.held.charge(message.principal.id, message.amount());
         queue.deadlines += u32::from(message.has_deadline());
         queue.lanes[message.class()].push_front(message);
+        self.note(&queue);
     }
 
     /// Whether a message waits, or never will.

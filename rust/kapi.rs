@@ -309,7 +309,8 @@ pub(crate) unsafe extern "C" fn mgmt_message_read(
 ) -> usize {
     // SAFETY: By the requirements of this function.
     let message = unsafe { message(raw) };
-    let rest = message.payload.get(offset..).unwrap_or(&[]);
+    let payload = message.payload();
+    let rest = payload.get(offset..).unwrap_or(&[]);
     let count = rest.len().min(length);
     // SAFETY: The caller has room for `length` bytes, which are no part of a message.
     unsafe {

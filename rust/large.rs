@@ -3,9 +3,9 @@
 //! A large message on its way from another domain: its header is here, its payload still there.
 
 use crate::{
-    payload::Payload,
+    message::Draft,
     pure::large::{check, pages},
-    wire::{Header, WireError},
+    wire::{WireError, HEADER_LEN},
     xen::pages::{CopyError, PageBuffer}, //
 };
 use kernel::{
@@ -20,11 +20,8 @@ const PAUSE_MS: i64 = 10;
 /// back when it closes the channel, and we may not know yet that it did.
 const GRACE_MS: i64 = 500;
 
-/// The header and the references of a record, which were copied from the ring and checked.
-pub(crate) struct Arriving {
-    header: Header,
-    refs: KVVec<u8>,
-}
+/// A message that was copied from the ring and checked, with the references in place of its payload.
+pub(crate) struct Arriving(Draft);
 
 /// The payload is not granted to us.
 pub(crate) struct NotGranted;
@@ -37,7 +34,7 @@ pub(crate) enum Large {
     Wanted(Arriving),
     /// A task copies it.
     Copying,
-    Here(Header, Payload),
+    Here(Draft),
 }
 
 impl Large {
@@ -57,9 +54,10 @@ impl Large {
 }
 
 impl Arriving {
-    pub(crate) fn new(header: Header, refs: KVVec<u8>) -> Result<Self, WireError> {
-        check(&header, &refs)?;
-        Ok(Self { header, refs })
+    /// `draft` passed [`Draft::check`].
+    pub(crate) fn new(draft: Draft) -> Result<Self, WireError> {
+        check(&draft.stamped(), &draft.payload())?;
+        Ok(Self(draft))
     }
 
     /// Copies the payload from the pages of `domid`. May sleep, and never maps them.
@@ -69,11 +67,16 @@ impl Arriving {
         self,
         domid: u16,
         wanted: impl Fn() -> bool,
-    ) -> Option<Result<(Header, Payload), NotGranted>> {
+    ) -> Option<Result<Draft, NotGranted>> {
         let mut refused = false;
         while wanted() {
             match self.copy(domid) {
-                Ok(payload) => return Some(Ok((self.header, payload))),
+                Ok(pages) => {
+                    let mut draft = self.0;
+                    draft.bytes().truncate(HEADER_LEN);
+                    draft.put_pages(pages);
+                    return Some(Ok(draft));
+                }
                 Err(CopyError::Refused) if refused => return Some(Err(NotGranted)),
                 Err(CopyError::Refused) => {
                     refused = true;
@@ -85,10 +88,9 @@ impl Arriving {
         None
     }
 
-    fn copy(&self, domid: u16) -> Result<Payload, CopyError> {
-        let length = self.header.length as usize;
-        let copy = PageBuffer::copied(domid, length, pages(&self.refs, length))?;
-        let copy = Arc::new(copy, GFP_KERNEL).map_err(CopyError::Memory)?;
-        Ok(Payload::Large(copy))
+    fn copy(&self, domid: u16) -> Result<Arc<PageBuffer>, CopyError> {
+        let length = self.0.stamped().length as usize;
+        let copy = PageBuffer::copied(domid, length, pages(&self.0.payload(), length))?;
+        Arc::new(copy, GFP_KERNEL).map_err(CopyError::Memory)
     }
 }

@@ -5,11 +5,14 @@
 //! A link outlives its channel: without one it is parked, keeps what was not taken, and goes on in
 //! another channel (`life`, `pure::lineage`).
 //!
-//! Messages are moved in softirq context, by a work item that an event, or whoever sends, queues
-//! ([`Link::pump`]); what may sleep is the chores' ([`Link::end_violated`], [`Link::copy_large`]).
+//! Messages are moved in softirq context ([`Link::pump`]): when an event comes, or by a work item where
+//! somebody else is at it just then. Who sends a message puts it into the ring itself if nothing waits
+//! for that ([`Link::pass`]). What may sleep is the chores' ([`Link::end_violated`],
+//! [`Link::copy_large`]).
 //!
 //! Locks, outermost first: `Link::life`, `Link::io`, then the bridge's table, or one inbox, or the
-//! bridge's list of queues to look after, or one lender. Nobody waits for a second `io`.
+//! bridge's list of queues to look after, or its spare messages, or one lender. Nobody waits for a
+//! second `io`.
 
 use crate::{
     account::Holding,
@@ -18,8 +21,7 @@ use crate::{
     inbox::{Inbox, PushError},
     large::{Arriving, Large, NotGranted},
     mcb::{Bridge, Forwarded, Target},
-    message::{Message, Principal, Room},
-    payload::Payload,
+    message::{Draft, Message, Principal},
     pure::{
         account::Owner,
         large::MAX_INLINE,
@@ -29,11 +31,11 @@ use crate::{
         route::Origin,
         uuid::Uuid, //
     },
-    wire::{Header, Reason, WireError, HEADER_LEN},
+    spares::Spares,
+    wire::{Reason, WireError, HEADER_LEN},
     xen::event::Handler, //
 };
 use kernel::{
-    alloc::AllocError,
     fmt,
     list::{
         impl_list_arc_safe, impl_list_item, AtomicTracker, List, ListArc, ListLinks, TryNewListArc,
@@ -167,7 +169,7 @@ struct Io {
     /// The large message from there that is next.
     large: Large,
     /// A message from there that a full receiver stopped, and that receiver.
-    stalled: Option<(ListArc<Message>, Target)>,
+    stalled: Option<(Draft, Target)>,
     /// What goes into the ring before anything of the inbox: a message that found no room there,
     /// or those that were in the ring of an earlier channel.
     outgoing: List<Message>,
@@ -224,14 +226,14 @@ impl WorkItem<MOVES> for Link {
         if this.retrying.xchg(false, ordering::Relaxed) {
             this.bridge.delay_ended();
         }
-        this.pump();
+        this.pump(this.io.lock());
     }
 }
 
 impl Handler for Link {
     fn on_event(this: ArcBorrow<'_, Self>) {
         this.event.store(true, ordering::Release);
-        Link::schedule(&this.into());
+        Link::pump_now(&this.into());
     }
 }
 
@@ -262,7 +264,7 @@ enum Found {
     Nothing,
     /// Something that there is no memory for.
     NoMemory,
-    Message(Room, Header, Payload),
+    Message(Draft),
     /// A message whose payload a task must copy.
     Large(Arriving),
     /// Whatever it is, it is not its turn before such a payload was copied.
@@ -387,6 +389,10 @@ impl Link {
             // Who holds the lock may have looked already.
             return Self::schedule(this);
         };
+        if !io.outgoing.is_empty() {
+            // What has no room in the ring waits for an event, and all else behind it.
+            return;
+        }
         if let Err(violation) = this.transmit(&mut io) {
             this.violated(&mut io, violation);
         }
@@ -397,9 +403,16 @@ impl Link {
         self.attached.load(ordering::Relaxed)
     }
 
+    /// One round of moving messages, now if nobody else is at it, else soon. Does not sleep.
+    fn pump_now(self: &Arc<Self>) {
+        match self.io.try_lock() {
+            Some(io) => self.pump(io),
+            None => Self::schedule(self),
+        }
+    }
+
     /// One round of moving messages. Does not sleep.
-    fn pump(self: &Arc<Self>) {
-        let mut io = self.io.lock();
+    fn pump(self: &Arc<Self>, mut io: Guard<'_, Io>) {
         if io.violation.is_some() {
             return;
         }
@@ -476,8 +489,8 @@ impl Link {
                 next = Next::Wait;
                 break;
             }
-            let (room, header, payload) = match find(channel, &mut io.large)? {
-                Found::Message(room, header, payload) => (room, header, payload),
+            let draft = match self.find(channel, &mut io.large)? {
+                Found::Message(draft) => draft,
                 // Its record is not given back now, but when it was copied.
                 Found::Large(arriving) => {
                     *useful = true;
@@ -504,8 +517,8 @@ impl Link {
             io.lineage.count_received();
             io.announced = false;
             self.counters.rx_messages.add(1);
-            self.counters.rx_bytes.add(HEADER_LEN + payload.len());
-            match self.bridge.forward(self, room, header, payload) {
+            self.counters.rx_bytes.add(draft.len());
+            match self.bridge.forward(self, draft) {
                 Forwarded::To(message, target) => {
                     if matches!(&target, Target::Link(link) if Arc::ptr_eq(link, self)) {
                         io.pace.spend();
@@ -550,11 +563,7 @@ impl Link {
     }
 
     /// Gives a message from this link to its receiver; returns it if the receiver is full.
-    fn hand_over(
-        self: &Arc<Self>,
-        message: ListArc<Message>,
-        target: Target,
-    ) -> Option<(ListArc<Message>, Target)> {
+    fn hand_over(self: &Arc<Self>, message: Draft, target: Target) -> Option<(Draft, Target)> {
         match target.push(message) {
             Ok(()) => None,
             Err(PushError::Full(message)) => {
@@ -576,7 +585,13 @@ impl Link {
         if io.violation.is_some() || io.paused.is_some() {
             return Ok(false);
         }
-        let Some(channel) = &mut io.channel else {
+        let Io {
+            channel: Some(channel),
+            outgoing,
+            sent,
+            ..
+        } = io
+        else {
             return Ok(false);
         };
         let mut moved = false;
@@ -588,8 +603,9 @@ impl Link {
                 break;
             }
             budget -= 1;
-            let message = match io.outgoing.pop_front() {
+            let message = match outgoing.pop_front() {
                 Some(message) => message,
+                None if self.inbox.seems_empty() => break,
                 None => match self.inbox.pop(usize::MAX) {
                     Ok(message) => message,
                     Err(_) => break,
@@ -599,45 +615,94 @@ impl Link {
                 self.bridge.bounce(&message, Reason::Deadline);
                 continue;
             }
-            let header = message.encoded_header();
-            match channel.send(&header, &message.payload) {
+            match channel.send(&message) {
                 Ok(()) => {
                     moved = true;
-                    self.counters.tx_messages.add(1);
-                    self.counters.tx_bytes.add(message.len());
-                    message.set_ring_position(channel.tx.position());
-                    io.sent.push_back(message);
+                    self.is_sent(channel, sent, message);
                     io.lineage.count_sent();
                 }
                 Err(SendError::Lend) => {
-                    io.outgoing.push_front(message);
+                    outgoing.push_front(message);
                     waits_for_pages = true;
                     break;
                 }
                 Err(SendError::Ring(RingError::Full)) => {
-                    io.outgoing.push_front(message);
+                    outgoing.push_front(message);
                     break;
                 }
                 Err(SendError::Ring(RingError::TooLarge)) => {
                     self.bridge.bounce(&message, Reason::TooLarge);
                 }
                 Err(SendError::Ring(RingError::Broken(broken))) => {
-                    io.outgoing.push_front(message);
+                    outgoing.push_front(message);
                     return Err(Violation::Ring(broken));
                 }
             }
         }
-        if channel.tx.publish() {
-            channel.event.notify();
-        }
-        let came_back = channel.take_back().map_err(Violation::Ring)?;
-        forget_consumed(channel, &mut io.sent, &mut io.lineage);
+        let came_back = self.publish(channel, sent, &mut io.lineage)?;
         if waits_for_pages && came_back {
             Self::schedule(self);
         } else if waits_for_pages && !channel.has_lent() {
             self.schedule_later(RETRY_DELAY);
         }
         Ok(moved || came_back)
+    }
+
+    /// Puts a message into the ring at once, where nothing waits for that. Returns one that has to
+    /// queue up. Does not sleep.
+    ///
+    /// No share is asked for: one is of what waits.
+    pub(crate) fn pass(self: &Arc<Self>, message: Draft) -> Option<Draft> {
+        let Some(mut guard) = self.io.try_lock() else {
+            return Some(message);
+        };
+        let io = &mut *guard;
+        let Io {
+            channel: Some(channel),
+            violation: None,
+            paused: None,
+            outgoing,
+            sent,
+            ..
+        } = io
+        else {
+            return Some(message);
+        };
+        let waits = !self.inbox.seems_empty() || !outgoing.is_empty();
+        // Who finds that it cannot be sent deals with that where it queues.
+        if waits || message.is_expired() || channel.send(&message).is_err() {
+            return Some(message);
+        }
+        self.is_sent(channel, sent, message.into());
+        io.lineage.count_sent();
+        if let Err(violation) = self.publish(channel, sent, &mut io.lineage) {
+            self.violated(&mut guard, violation);
+        }
+        None
+    }
+
+    /// A message is in the ring.
+    fn is_sent(&self, channel: &Channel, sent: &mut List<Message>, message: ListArc<Message>) {
+        self.counters.tx_messages.add(1);
+        self.counters.tx_bytes.add(message.len());
+        message.set_ring_position(channel.tx.position());
+        sent.push_back(message);
+    }
+
+    /// Shows the other end what is in the ring, and drops what that has taken. Whether pages came
+    /// back.
+    fn publish(
+        &self,
+        channel: &mut Channel,
+        sent: &mut List<Message>,
+        lineage: &mut Lineage,
+    ) -> Result<bool, Violation> {
+        if channel.tx.publish() {
+            channel.event.notify();
+        }
+        let came_back = channel.take_back().map_err(Violation::Ring)?;
+        forget_consumed(channel, sent, lineage, &self.bridge.spares);
+        Ok(came_back)
     }
 
     /// Copies the payload of a large message, if one waits for that. One at a time: the other
@@ -658,12 +723,57 @@ impl Link {
             return;
         }
         match fetched {
-            Some(Ok((header, payload))) => io.large = Large::Here(header, payload),
+            Some(Ok(draft)) => io.large = Large::Here(draft),
             Some(Err(NotGranted)) => return self.violated(&mut io, Violation::NotGranted),
             None => {}
         }
         drop(io);
         Self::schedule(self);
+    }
+
+    /// Takes what is next from the ring, in order.
+    fn find(&self, channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
+        match core::mem::replace(large, Large::None) {
+            Large::None => {}
+            Large::Here(draft) => return Ok(Found::Message(draft)),
+            waits => {
+                *large = waits;
+                return Ok(Found::Waiting);
+            }
+        }
+        let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
+            return Ok(Found::Nothing);
+        };
+        let (length, format) = (pending.length(), pending.format());
+        if format == Format::Note {
+            return find_note(channel, pending).map(Found::Note);
+        }
+        if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
+            return Err(Violation::Header(WireError::Length));
+        }
+        let Ok(mut draft) = self.bridge.spares.take(self.principal, GFP_ATOMIC) else {
+            return Ok(Found::NoMemory);
+        };
+        if draft.bytes().reserve(length, GFP_ATOMIC).is_err() {
+            return Ok(Found::NoMemory);
+        }
+        // What is before a large message is given back before that is copied.
+        if format == Format::Pages && channel.rx.publish() {
+            channel.event.notify();
+        }
+        let bytes = draft.bytes();
+        channel
+            .rx
+            .take_with(pending, |ring, at, length| ring.append(at, length, bytes));
+        draft.check().map_err(Violation::Header)?;
+        match format {
+            Format::Message if draft.is_whole() => Ok(Found::Message(draft)),
+            Format::Message => Err(Violation::Header(WireError::Length)),
+            Format::Pages => Arriving::new(draft)
+                .map(Found::Large)
+                .map_err(Violation::Header),
+            Format::Note => Err(Violation::Note),
+        }
     }
 
     /// Moves nothing any more, and has the channel closed: the peer broke the rules.
@@ -678,76 +788,22 @@ impl Link {
     }
 }
 
-/// Takes what is next from the ring, in order.
-fn find(channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
-    match core::mem::replace(large, Large::None) {
-        Large::None => {}
-        Large::Here(header, payload) => {
-            let Ok(room) = Room::new(GFP_ATOMIC) else {
-                *large = Large::Here(header, payload);
-                return Ok(Found::NoMemory);
-            };
-            return Ok(Found::Message(room, header, payload));
-        }
-        waits => {
-            *large = waits;
-            return Ok(Found::Waiting);
-        }
-    }
-    let Some(pending) = channel.rx.peek().map_err(Violation::Ring)? else {
-        return Ok(Found::Nothing);
-    };
-    let (length, format) = (pending.length(), pending.format());
-    if format == Format::Note {
-        return find_note(channel, pending).map(Found::Note);
-    }
-    if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
-        return Err(Violation::Header(WireError::Length));
-    }
-    let (Ok(room), Ok(mut rest)) = (Room::new(GFP_ATOMIC), zeros(length - HEADER_LEN)) else {
-        return Ok(Found::NoMemory);
-    };
-    // What is before a large message is given back before that is copied.
-    if format == Format::Pages && channel.rx.publish() {
-        channel.event.notify();
-    }
-    let mut header = [0; HEADER_LEN];
-    channel.rx.take(pending, &mut header, &mut rest);
-    let header = Header::decode(&header).map_err(Violation::Header)?;
-    match format {
-        Format::Message if header.length as usize != rest.len() => {
-            Err(Violation::Header(WireError::Length))
-        }
-        Format::Message => Ok(Found::Message(room, header, Payload::Small(rest))),
-        Format::Pages => Arriving::new(header, rest)
-            .map(Found::Large)
-            .map_err(Violation::Header),
-        Format::Note => Err(Violation::Note),
-    }
-}
-
 fn find_note(channel: &mut Channel, pending: Pending) -> Result<[u8; NOTE_LEN], Violation> {
     let mut note = [0; NOTE_LEN];
     if pending.length() != note.len() {
         return Err(Violation::Note);
     }
-    channel.rx.take(pending, &mut note, &mut []);
+    channel.rx.take(pending, &mut note);
     Ok(note)
 }
 
-/// `len` zero bytes: `KVVec::from_elem` would write them one by one.
-fn zeros(len: usize) -> Result<KVVec<u8>, AllocError> {
-    static ZEROS: [u8; 512] = [0; 512];
-    let mut bytes = KVVec::with_capacity(len, GFP_ATOMIC)?;
-    while bytes.len() < len {
-        let more = ZEROS.len().min(len - bytes.len());
-        bytes.extend_from_slice(&ZEROS[..more], GFP_ATOMIC)?;
-    }
-    Ok(bytes)
-}
-
 /// Drops the messages that the other end has taken, in order.
-fn forget_consumed(channel: &Channel, sent: &mut List<Message>, lineage: &mut Lineage) {
+fn forget_consumed(
+    channel: &Channel,
+    sent: &mut List<Message>,
+    lineage: &mut Lineage,
+    spares: &Spares,
+) {
     loop {
         let mut cursor = sent.cursor_front();
         let Some(next) = cursor.peek_next() else {
@@ -756,7 +812,7 @@ fn forget_consumed(channel: &Channel, sent: &mut List<Message>, lineage: &mut Li
         if !channel.tx.is_consumed(next.arc().ring_position()) {
             return;
         }
-        drop(next.remove());
+        spares.put(next.remove());
         lineage.count_taken();
     }
 }

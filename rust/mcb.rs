@@ -11,16 +11,17 @@ use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
     link::{Comeback, Link},
-    message::{Message, Principal, Room},
+    message::{Draft, Message, Principal},
     payload::Payload,
     policy::{LoadError, Policy},
     pure::{
         account::{Owner, Slot},
         directory::{Bound, Receiver, Service},
-        route::{Above, Names, Origin, VmName},
+        route::{Above, Names, Origin},
         uuid::Uuid, //
     },
     queue::OwnedQueue,
+    spares::Spares,
     trace::{trace, Point},
     wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
 };
@@ -140,8 +141,12 @@ impl Target {
     }
 
     /// Queues a message and wakes its receiver.
-    pub(crate) fn push(&self, message: ListArc<Message>) -> Result<(), PushError> {
-        let Some(message) = self.without_answers(message) else {
+    pub(crate) fn push(&self, message: Draft) -> Result<(), PushError> {
+        let left = match self {
+            Self::Link(link) => link.pass(message),
+            Self::Endpoint(_) | Self::Fabric(_) => self.without_answers(message),
+        };
+        let Some(message) = left else {
             return Ok(());
         };
         let has_deadline = message.has_deadline();
@@ -154,7 +159,7 @@ impl Target {
     }
 
     /// Sends a message after a guest that is on another platform since its sender looked.
-    fn push_after(&self, message: ListArc<Message>) -> Result<(), PushError> {
+    fn push_after(&self, message: Draft) -> Result<(), PushError> {
         match self {
             Self::Link(link) => link.bridge.send_after(link, message),
             Self::Endpoint(_) | Self::Fabric(_) => Err(message),
@@ -163,7 +168,7 @@ impl Target {
     }
 
     /// As [`Target::push`], whatever the sender's share.
-    pub(crate) fn push_returned(&self, message: ListArc<Message>) -> Result<(), PushError> {
+    pub(crate) fn push_returned(&self, message: Draft) -> Result<(), PushError> {
         let Some(message) = self.without_answers(message) else {
             return Ok(());
         };
@@ -182,7 +187,7 @@ impl Target {
     }
 
     /// Gives a message to the task that waits for it, if there is one; else returns it.
-    fn without_answers(&self, message: ListArc<Message>) -> Option<ListArc<Message>> {
+    fn without_answers(&self, message: Draft) -> Option<Draft> {
         match self {
             Self::Endpoint(endpoint) => match &endpoint.awaited {
                 Some(awaited) => awaited.take_answer(message).err(),
@@ -214,12 +219,12 @@ impl Target {
 }
 
 /// A message and its receiver.
-pub(crate) type Addressed = (ListArc<Message>, Target);
+pub(crate) type Addressed = (Draft, Target);
 
 /// What an endpoint's message became.
 pub(crate) enum Prepared {
     /// It goes to this receiver; perhaps it is the answer to a request.
-    To(ListArc<Message>, Target, Option<Answered>),
+    To(Draft, Target, Option<Answered>),
     /// Copies for each receiver of a broadcast, be there any or none.
     Broadcast(KVVec<Addressed>),
 }
@@ -227,7 +232,7 @@ pub(crate) enum Prepared {
 /// What became of a message that came in by a link.
 pub(crate) enum Forwarded {
     /// It goes to this receiver, or back where it came from as undeliverable.
-    To(ListArc<Message>, Target),
+    To(Draft, Target),
     /// Copies of it go to these receivers.
     Broadcast(KVVec<Addressed>),
     /// It ends here: undeliverable, and nobody wants to know.
@@ -267,6 +272,8 @@ pub(crate) struct Bridge {
     /// Where all is done that may sleep.
     chores: OwnedQueue,
     pub(crate) accounts: Arc<Accounts>,
+    #[pin]
+    pub(crate) spares: Spares,
     next_principal: Atomic<u64>,
     next_epoch: Atomic<u32>,
     next_watch: Atomic<u64>,
@@ -308,6 +315,7 @@ impl Bridge {
                 moves: OwnedQueue::new_bh(c"mgmt_moves")?,
                 chores: OwnedQueue::new(c"mgmt_chores")?,
                 accounts: Accounts::new()?,
+                spares <- Spares::new(),
                 next_principal: Atomic::new(BRIDGE.id + 1),
                 next_epoch: Atomic::new(1),
                 next_watch: Atomic::new(0),
@@ -616,100 +624,105 @@ impl Bridge {
 
     /// Stamps a message of an endpoint and finds who receives it.
     ///
-    /// `header` is as the endpoint wrote it; `payload` has the length that it says.
+    /// `header` and `draft` are as the endpoint wrote them.
     pub(crate) fn prepare(
         self: &Arc<Self>,
         from: &Arc<Endpoint>,
-        header: &Header,
-        payload: Payload,
+        header: &mut Header,
+        mut draft: Draft,
         gfp: AllocFlags,
     ) -> Result<Prepared, Refused> {
         if from.inbox.is_over_capacity() {
             return Err(Refused::Backlog);
         }
+        (header.hops, header.epoch) = (0, 0);
+        let table = self.table.lock();
         let component = match from.service.serial {
             Some(serial) => Component::Hardware(serial),
-            None => self.names().own().into(),
+            None => table.directory.names.own().into(),
         };
-        let mut header = Header {
-            hops: 0,
-            epoch: 0,
-            source: Address::new(component, from.service.app),
-            ..*header
-        };
-        let back = Target::Endpoint(from.clone());
-        if header.kind == Kind::Presence {
-            let event = Event::decode(&payload).map_err(|_| Refused::Failed(EINVAL))?;
-            if !event.is_from_endpoint() {
-                return Err(Refused::Failed(EINVAL));
+        header.source = Address::new(component, from.service.app);
+        let is_presence = header.kind == Kind::Presence;
+        if is_presence || header.flags.contains(Flags::BROADCAST) {
+            drop(table);
+            let back = Target::Endpoint(from.clone());
+            if is_presence {
+                let event = Event::decode(&draft.payload()).map_err(|_| Refused::Failed(EINVAL))?;
+                if !event.is_from_endpoint() {
+                    return Err(Refused::Failed(EINVAL));
+                }
+                from.has_asked.store(true, Relaxed);
+                self.watch(Origin::Local, header, event, from.principal, &back)?;
+                return Ok(Prepared::Broadcast(KVVec::new()));
             }
-            from.has_asked.store(true, Relaxed);
-            self.watch(Origin::Local, &header, event, from.principal, &back)?;
-            return Ok(Prepared::Broadcast(KVVec::new()));
-        }
-        if header.flags.contains(Flags::BROADCAST) {
+            let (sender, payload) = (from.principal, draft.payload());
             return self
-                .distribute(Origin::Local, &header, &payload, from.principal, &back, gfp)
+                .distribute(Origin::Local, header, payload, sender, &back, gfp)
                 .map(Prepared::Broadcast);
         }
-        let (mut target, component) = self.find(Origin::Local, &header)?;
-        header.destination.component = component;
-        let message =
-            Message::new(header, payload, from.principal, gfp).map_err(Refused::Failed)?;
-        self.number_request(&message);
-        let answered = self.answer(from.principal, &header, &mut target);
-        target.trace_route(&message);
-        Ok(Prepared::To(message, target, answered))
+        let found = table.directory.find(&*table.policy, Origin::Local, header);
+        drop(table);
+        let mut target;
+        (target, header.destination.component) = found?;
+        draft.stamp(|mut stamp| {
+            stamp.hops(header.hops);
+            stamp.epoch(header.epoch);
+            stamp.source(&header.source);
+            stamp.destination(&header.destination);
+        });
+        self.number_request(&draft, header);
+        let answered = self.answer(from.principal, header, &mut target);
+        target.trace_route(&draft);
+        Ok(Prepared::To(draft, target, answered))
     }
 
-    /// Finds the receiver of a message that came in by `link`; `room` is for the message, or what
-    /// is to be said of it. Does not sleep.
-    pub(crate) fn forward(
-        self: &Arc<Self>,
-        link: &Arc<Link>,
-        room: Room,
-        mut header: Header,
-        payload: Payload,
-    ) -> Forwarded {
+    /// Finds the receiver of a message that came in by `link`; what is to be said of one that has none
+    /// is written in its place. Does not sleep.
+    pub(crate) fn forward(self: &Arc<Self>, link: &Arc<Link>, mut draft: Draft) -> Forwarded {
+        let mut header = draft.stamped();
         // Only a bridge sends undeliverable ones; another domain's may: it returns what we sent.
         if header.source.app.is_none() || header.destination.app.is_none() {
             return Forwarded::Forged;
         }
-        if let Origin::Guest(vm_id) = link.origin() {
-            let mvm_ip = self.names().mvm.mvm_ip;
-            header.source.component = VmName { mvm_ip, vm_id }.into();
+        let origin = link.origin();
+        header.hops = header.hops.saturating_add(1);
+        let table = self.table.lock();
+        if let Origin::Guest(vm_id) = origin {
+            header.source.component = table.directory.names.guest(vm_id);
             // What comes back has the epoch of the message that it is about.
             if header.kind != Kind::Undeliverable {
                 header.epoch = link.epoch();
             }
         }
-        header.hops = header.hops.saturating_add(1);
-        let back = Target::Link(link.clone());
-        let found = if header.hops > MAX_HOPS {
+        let is_special = header.hops > MAX_HOPS
+            || header.kind == Kind::Presence
+            || header.flags.contains(Flags::BROADCAST);
+        let found = (!is_special).then(|| table.directory.find(&*table.policy, origin, &header));
+        drop(table);
+        let back = || Target::Link(link.clone());
+        let found = if let Some(found) = found {
+            found.map_err(Refused::from)
+        } else if header.hops > MAX_HOPS {
             Err(Refused::Unreachable(Reason::Hops))
         } else if header.kind == Kind::Presence {
-            match Event::decode(&payload) {
+            match Event::decode(&draft.payload()) {
                 Err(_) => return Forwarded::Forged,
                 Ok(event) if event.is_from_endpoint() => {
-                    match self.watch(link.origin(), &header, event, link.principal, &back) {
+                    match self.watch(origin, &header, event, link.principal, &back()) {
                         Ok(()) => return Forwarded::Dropped,
                         Err(refused) => Err(refused),
                     }
                 }
-                Ok(event) if self.seen(link.origin(), &header, event) => {
-                    self.find_asker(link.origin(), &header)
-                }
+                Ok(event) if self.seen(origin, &header, event) => self.find_asker(origin, &header),
                 // Its asker may just have gone.
                 Ok(_) => return Forwarded::Dropped,
             }
-        } else if header.flags.contains(Flags::BROADCAST) {
-            let (from, gfp) = (link.principal, GFP_ATOMIC);
-            match self.distribute(link.origin(), &header, &payload, from, &back, gfp) {
+        } else {
+            let (from, payload) = (link.principal, draft.payload());
+            match self.distribute(origin, &header, payload, from, &back(), GFP_ATOMIC) {
                 Ok(copies) => return Forwarded::Broadcast(copies),
                 Err(refused) => Err(refused),
             }
-        } else {
-            self.find(link.origin(), &header)
         };
         match found {
             Ok((mut target, destination)) => {
@@ -721,14 +734,19 @@ impl Bridge {
                 if is_told && matches!(target, Target::Endpoint(_)) {
                     return Forwarded::Dropped;
                 }
-                let message = room.fill(header, payload, link.principal);
-                self.number_request(&message);
-                if self.await_reply(&back, &message, &target).is_err() {
+                draft.stamp(|mut stamp| {
+                    stamp.hops(header.hops);
+                    stamp.epoch(header.epoch);
+                    stamp.source(&header.source);
+                    stamp.destination(&header.destination);
+                });
+                self.number_request(&draft, &header);
+                if self.await_reply(back, &draft, &target).is_err() {
                     // It passes without being remembered: who asked has its own bridge for that.
-                    message.set_request_number(0);
+                    draft.set_request_number(0);
                 }
-                target.trace_route(&message);
-                Forwarded::To(message, target)
+                target.trace_route(&draft);
+                Forwarded::To(draft, target)
             }
             Err(refused) => {
                 let reason = refused.reason();
@@ -737,7 +755,11 @@ impl Bridge {
                     return Forwarded::Dropped;
                 };
                 link.count_undeliverable();
-                Forwarded::To(room.fill(answer, Payload::empty(), link.principal), back)
+                // A header has room.
+                if draft.write(&answer, &[], GFP_ATOMIC).is_err() {
+                    return Forwarded::Dropped;
+                }
+                Forwarded::To(draft, back())
             }
         }
     }
@@ -789,7 +811,7 @@ impl Bridge {
         &self,
         origin: Origin,
         header: &Header,
-        payload: &Payload,
+        payload: Payload<'_>,
         principal: Principal,
         back: &Target,
         gfp: AllocFlags,
@@ -811,16 +833,13 @@ impl Bridge {
                     source: destination,
                     ..Header::new(Kind::Reply, header.source, 0)
                 };
-                Message::new(answer, Payload::empty(), BRIDGE, gfp)
-                    .map(|answer| (answer, back.clone()))
+                Draft::of(&answer, Payload::EMPTY, BRIDGE, gfp).map(|answer| (answer, back.clone()))
             } else {
-                let payload = payload.try_clone(gfp);
-                let payload = payload.map_err(|e| Refused::Failed(e.into()))?;
                 let header = Header {
                     destination,
                     ..*header
                 };
-                Message::new(header, payload, principal, gfp).map(|copy| (copy, target))
+                Draft::of(&header, payload, principal, gfp).map(|copy| (copy, target))
             };
             copies
                 .push(copy.map_err(Refused::Failed)?, gfp)
@@ -855,7 +874,7 @@ impl Bridge {
         }
     }
 
-    fn deliver_one(&self, message: ListArc<Message>, target: &Target) {
+    fn deliver_one(&self, message: Draft, target: &Target) {
         target.trace_route(&message);
         let pushed = if message.principal == BRIDGE {
             target.push_returned(message)

@@ -4,16 +4,25 @@
 
 use crate::{
     payload::Payload,
-    pure::{account::Owner, quota::Amount},
-    wire::{Header, HEADER_LEN}, //
+    pure::{
+        account::Owner,
+        large::MAX_INLINE,
+        quota::Amount, //
+    },
+    wire::{Header, Stamp, WireError, DEADLINE_AT, HEADER_LEN},
+    xen::{
+        bytes::{self, Bytes, Source, WITHIN},
+        pages::PageBuffer, //
+    }, //
 };
-use core::{convert::Infallible, mem::MaybeUninit};
+use core::ops::Deref;
 use kernel::{
     alloc::Flags as AllocFlags,
     list::{impl_list_arc_safe, impl_list_item, ListArc, ListLinks},
     prelude::*,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
+        Arc,
         UniqueArc, //
     },
     time::{Delta, Instant, Monotonic}, //
@@ -31,10 +40,10 @@ pub(crate) struct Principal {
 /// A message, with its source stamped and its destination resolved.
 #[pin_data]
 pub(crate) struct Message {
-    header: Header,
-    /// Stamped anew with every attempt to queue the message.
-    sequence: Atomic<u64>,
-    pub(crate) payload: Payload,
+    /// The header, encoded, and a payload that is not in pages.
+    bytes: Bytes,
+    /// A payload that is in pages.
+    pages: Option<Arc<PageBuffer>>,
     pub(crate) principal: Principal,
     /// When it is no longer worth delivering, if ever.
     expires: Option<Instant<Monotonic>>,
@@ -46,40 +55,6 @@ pub(crate) struct Message {
     links: ListLinks,
 }
 
-/// Memory for a message. Who has it before taking a message from elsewhere does not lose it for
-/// want of memory.
-pub(crate) struct Room(UniqueArc<MaybeUninit<Message>>);
-
-impl Room {
-    pub(crate) fn new(gfp: AllocFlags) -> Result<Self> {
-        Ok(Self(UniqueArc::new_uninit(gfp)?))
-    }
-
-    /// As [`Message::new`].
-    pub(crate) fn fill(
-        self,
-        header: Header,
-        payload: Payload,
-        principal: Principal,
-    ) -> ListArc<Message> {
-        let filled: Result<_, Infallible> = self.0.pin_init_with(pin_init!(Message {
-            sequence: Atomic::new(header.sequence),
-            expires: (header.deadline_ms != 0)
-                .then(|| Instant::now() + Delta::from_millis(header.deadline_ms.into())),
-            header,
-            payload,
-            principal,
-            request_number: Atomic::new(0),
-            ring_position: Atomic::new(0),
-            links <- ListLinks::new(),
-        }));
-        match filled {
-            Ok(message) => message.into(),
-            Err(never) => match never {},
-        }
-    }
-}
-
 impl_list_arc_safe! {
     impl ListArcSafe<0> for Message { untracked; }
 }
@@ -88,42 +63,225 @@ impl_list_item! {
     impl ListItem<0> for Message { using ListLinks { self.links }; }
 }
 
-impl Message {
+/// A message that nobody else has yet: it is written where it lies, and sent or dropped.
+pub(crate) struct Draft(Pin<UniqueArc<Message>>);
+
+impl Deref for Draft {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.0
+    }
+}
+
+impl Draft {
+    /// Memory for a message of this sender, with the header and a small payload.
+    pub(crate) fn new(principal: Principal, gfp: AllocFlags) -> Result<Self> {
+        let message = UniqueArc::pin_init(
+            try_pin_init!(Message {
+                bytes <- Bytes::new(),
+                pages: None,
+                principal,
+                expires: None,
+                request_number: Atomic::new(0),
+                ring_position: Atomic::new(0),
+                links <- ListLinks::new(),
+            }),
+            gfp,
+        )?;
+        Ok(Self(message))
+    }
+
+    /// The memory of a message that nobody has any more.
+    pub(crate) fn emptied(message: ListArc<Message>) -> Option<Self> {
+        let mut draft = Self(Arc::into_unique_or_drop(message.into_arc())?);
+        draft.clear();
+        Some(draft)
+    }
+
+    fn clear(&mut self) {
+        let message = self.0.as_mut().project();
+        message.bytes.clear();
+        *message.pages = None;
+        message.request_number.store(0, Relaxed);
+    }
+
+    pub(crate) fn set_principal(&mut self, principal: Principal) {
+        *self.0.as_mut().project().principal = principal;
+    }
+
     /// Makes a message. `payload` has the length that `header` says; its time starts now.
-    pub(crate) fn new(
-        header: Header,
-        payload: Payload,
+    pub(crate) fn of(
+        header: &Header,
+        payload: Payload<'_>,
         principal: Principal,
         gfp: AllocFlags,
-    ) -> Result<ListArc<Self>> {
-        Ok(Room::new(gfp)?.fill(header, payload, principal))
+    ) -> Result<Self> {
+        let mut draft = Self::new(principal, gfp)?;
+        match payload {
+            Payload::Small(payload) => draft.write(header, payload, gfp)?,
+            Payload::Large(pages) => {
+                draft.write(header, &[], gfp)?;
+                draft.put_pages(pages.clone());
+            }
+        }
+        Ok(draft)
+    }
+
+    /// As [`Draft::of`], of a payload in memory, which may be a large one.
+    ///
+    /// `EMSGSIZE` for one that takes pages, where `gfp` does not allow to sleep.
+    pub(crate) fn copied(
+        header: &Header,
+        payload: &[u8],
+        principal: Principal,
+        gfp: AllocFlags,
+    ) -> Result<Self> {
+        if payload.len() <= MAX_INLINE {
+            return Self::of(header, Payload::Small(payload), principal, gfp);
+        }
+        if !gfp.contains(GFP_KERNEL) {
+            return Err(EMSGSIZE);
+        }
+        let mut pages = PageBuffer::zeroed(payload.len(), gfp)?;
+        pages.copy_from_slice(payload);
+        let pages = Arc::new(pages, gfp)?;
+        Self::of(header, Payload::Large(&pages), principal, gfp)
+    }
+
+    /// Writes a message, in place of what it was.
+    pub(crate) fn write(&mut self, header: &Header, payload: &[u8], gfp: AllocFlags) -> Result {
+        self.clear();
+        let message = self.0.as_mut().project();
+        message.bytes.reserve(HEADER_LEN + payload.len(), gfp)?;
+        message.bytes.extend(&header.encode());
+        message.bytes.extend(payload);
+        self.start();
+        Ok(())
+    }
+
+    /// Takes the header from a program.
+    pub(crate) fn take_header(&mut self, source: &mut impl Source) -> Result {
+        self.bytes().take(source, HEADER_LEN)
+    }
+
+    /// Whether a payload of this length has room where the header is.
+    pub(crate) fn is_small(length: usize) -> bool {
+        HEADER_LEN + length <= WITHIN
+    }
+
+    /// Takes the header from a program, and as many more bytes as have room there.
+    pub(crate) fn take_small(&mut self, source: &mut impl Source, more: usize) -> Result {
+        self.bytes().take(source, WITHIN.min(HEADER_LEN + more))
+    }
+
+    /// Whether a payload of this length was taken with the header, and perhaps more.
+    pub(crate) fn has_payload(&mut self, length: usize) -> bool {
+        let whole = HEADER_LEN + length;
+        let has = self.bytes().len() >= whole;
+        self.bytes().truncate(if has { whole } else { HEADER_LEN });
+        has
+    }
+
+    /// Takes the payload, of this length, from a program.
+    pub(crate) fn take_payload(&mut self, source: &mut impl Source, length: usize) -> Result {
+        let gfp = GFP_KERNEL_ACCOUNT;
+        if length <= MAX_INLINE {
+            self.bytes().reserve(HEADER_LEN + length, gfp)?;
+            return self.bytes().take(source, length);
+        }
+        let mut pages = PageBuffer::zeroed(length, gfp)?;
+        bytes::copy(source, &mut pages)?;
+        self.put_pages(Arc::new(pages, gfp)?);
+        Ok(())
+    }
+
+    /// The bytes of a message that is copied from elsewhere: a header, for [`Draft::check`], and the
+    /// payload, if that is not in pages.
+    pub(crate) fn bytes(&mut self) -> &mut Bytes {
+        self.0.as_mut().project().bytes
+    }
+
+    /// Checks a header that was copied; its time starts now.
+    pub(crate) fn check(&mut self) -> Result<(), WireError> {
+        Header::check(self.bytes.first_chunk().ok_or(WireError::Length)?)?;
+        self.start();
+        Ok(())
+    }
+
+    /// Whether its payload has the length that its header says.
+    pub(crate) fn is_whole(&self) -> bool {
+        Header::length_of(self.encoded()) as usize == self.payload().len()
+    }
+
+    /// Gives it a payload in pages.
+    pub(crate) fn put_pages(&mut self, pages: Arc<PageBuffer>) {
+        *self.0.as_mut().project().pages = Some(pages);
+    }
+
+    /// Writes into the header what a bridge stamps.
+    pub(crate) fn stamp(&mut self, write: impl FnOnce(Stamp<'_>)) {
+        if let Some(header) = self.bytes().first_chunk_mut() {
+            write(Stamp::new(header));
+        }
+    }
+
+    fn start(&mut self) {
+        let deadline_ms = Header::deadline_of(self.encoded());
+        *self.0.as_mut().project().expires =
+            (deadline_ms != 0).then(|| Instant::now() + Delta::from_millis(deadline_ms.into()));
+    }
+}
+
+impl From<Draft> for ListArc<Message> {
+    fn from(draft: Draft) -> Self {
+        draft.0.into()
+    }
+}
+
+impl Message {
+    /// The header, encoded, as it was when it came.
+    fn encoded(&self) -> &[u8; HEADER_LEN] {
+        // There is one as soon as there is anything.
+        self.bytes.first_chunk().unwrap_or(&[0; HEADER_LEN])
     }
 
     /// The header, as the receiver gets it: the deadline is what is left of it.
     pub(crate) fn header(&self) -> Header {
-        let (sequence, deadline_ms) = self.of_now();
-        Header {
-            sequence,
-            deadline_ms,
-            ..self.header
+        let mut header = self.stamped();
+        if let Some(left) = self.time_left() {
+            header.deadline_ms = left.max(1);
+        }
+        header
+    }
+
+    /// The header, with the deadline that it came with.
+    pub(crate) fn stamped(&self) -> Header {
+        Header::of_checked(self.encoded())
+    }
+
+    /// The message as it goes on, in parts, but for a payload in pages; `deadline` is for what is
+    /// left of that.
+    pub(crate) fn parts<'a>(&'a self, deadline: &'a mut [u8; 4]) -> [&'a [u8]; 3] {
+        let Some(left) = self.time_left() else {
+            return [&self.bytes, &[], &[]];
+        };
+        *deadline = left.max(1).to_le_bytes();
+        let (head, rest) = self.bytes.split_at(self.bytes.len().min(DEADLINE_AT.end));
+        [&head[..head.len().min(DEADLINE_AT.start)], deadline, rest]
+    }
+
+    /// What is behind the header.
+    pub(crate) fn payload(&self) -> Payload<'_> {
+        match &self.pages {
+            Some(pages) => Payload::Large(pages),
+            None => Payload::Small(self.bytes.get(HEADER_LEN..).unwrap_or_default()),
         }
     }
 
-    /// The same, encoded.
-    pub(crate) fn encoded_header(&self) -> [u8; HEADER_LEN] {
-        let (sequence, deadline_ms) = self.of_now();
-        self.header.encode_as(sequence, deadline_ms)
-    }
-
-    /// Sequence number and deadline, as they are now.
-    fn of_now(&self) -> (u64, u32) {
-        let left = self.time_left().map_or(0, |left| left.max(1));
-        (self.sequence.load(Relaxed), left)
-    }
-
-    /// The header but for its sequence number and what is left of its deadline.
-    pub(crate) fn stamped(&self) -> &Header {
-        &self.header
+    /// A payload in pages.
+    pub(crate) fn pages(&self) -> Option<&Arc<PageBuffer>> {
+        self.pages.as_ref()
     }
 
     /// Milliseconds until it expires, if it ever does; 0 from then on.
@@ -148,12 +306,7 @@ impl Message {
 
     /// Its priority class, an index below [`CLASSES`](crate::wire::CLASSES).
     pub(crate) fn class(&self) -> usize {
-        self.header.class()
-    }
-
-    /// Stamps the sequence number, before the message is queued.
-    pub(crate) fn set_sequence(&self, sequence: u64) {
-        self.sequence.store(sequence, Relaxed);
+        Header::class_of(self.encoded())
     }
 
     /// Says which of the requests it is that this bridge remembers; 0 for none.
@@ -168,7 +321,7 @@ impl Message {
 
     /// Bytes of the whole message, as it is read and written.
     pub(crate) fn len(&self) -> usize {
-        HEADER_LEN + self.payload.len()
+        self.bytes.len() + self.pages.as_ref().map_or(0, |pages| pages.len())
     }
 
     /// What it takes of a queue.

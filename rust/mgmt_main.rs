@@ -56,6 +56,7 @@ mod pure;
 mod queue;
 mod report;
 mod shares;
+mod spares;
 mod trace;
 mod waiters;
 // Userspace uses the rest.

@@ -97,7 +97,7 @@ impl Policy {
 }
 
 impl directory::Rules for Policy {
-    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
+    fn decide(&self, mvm: VmName, source: &End<'_>, destination: &End<'_>, kind: Kind) -> Verdict {
         let Some(decision) = self.table.decide_between(mvm, source, destination, kind) else {
             return Verdict::Deny;
         };

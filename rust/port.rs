@@ -6,8 +6,7 @@ use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::PushError,
     mcb::{check_written, Bind, Bridge, Endpoint, Prepared, Refused, Target},
-    message::Message,
-    payload::Payload,
+    message::{Draft, Message},
     pure::large::MAX_PAYLOAD,
     trace::{is_traced, trace, Point},
     wire::{Header, Reason, WireError, HEADER_LEN}, //
@@ -65,12 +64,17 @@ impl Port {
         &self.endpoint
     }
 
-    /// Sends a message, whose header is checked and whose payload has the length that it says.
+    /// A message that is to be sent, still without content.
+    pub(crate) fn draft(&self, gfp: Flags) -> Result<Draft> {
+        self.bridge.spares.take(self.endpoint.principal, gfp)
+    }
+
+    /// Sends a message with this header, which is stamped here too.
     ///
     /// Does not sleep if `gfp` does not allow it and a full receiver [`Fails`](Full::Fails) it with
     /// `EAGAIN`.
-    pub(crate) fn send(&self, header: &Header, payload: Payload, gfp: Flags, full: Full) -> Result {
-        let prepared = self.bridge.prepare(&self.endpoint, header, payload, gfp);
+    pub(crate) fn send(&self, header: &mut Header, draft: Draft, gfp: Flags, full: Full) -> Result {
+        let prepared = self.bridge.prepare(&self.endpoint, header, draft, gfp);
         match prepared.map_err(errno)? {
             Prepared::To(message, target, answered) => {
                 let done = self.send_to(message, &target, full);
@@ -79,11 +83,11 @@ impl Port {
                 }
                 done
             }
-            Prepared::Broadcast(copies) => {
+            Prepared::Broadcast(mut copies) => {
                 let mut sent = self.sent.lock();
                 *sent += 1;
-                for (copy, _) in &copies {
-                    copy.set_sequence(*sent);
+                for (copy, _) in &mut copies {
+                    copy.stamp(|mut stamp| stamp.sequence(*sent));
                 }
                 self.trace(Point::Send, || Header {
                     sequence: *sent,
@@ -96,13 +100,13 @@ impl Port {
     }
 
     /// Hands a message to its receiver, when that has room for it.
-    fn send_to(&self, mut message: ListArc<Message>, to: &Target, full: Full) -> Result {
-        let from = Target::Endpoint(self.endpoint.clone());
+    fn send_to(&self, mut message: Draft, to: &Target, full: Full) -> Result {
+        let from = || Target::Endpoint(self.endpoint.clone());
         loop {
             // Numbers follow the order in which messages are accepted. Nobody sleeps with the lock.
             let mut sent = self.sent.lock();
-            message.set_sequence(*sent + 1);
-            self.bridge.await_reply(&from, &message, to)?;
+            message.stamp(|mut stamp| stamp.sequence(*sent + 1));
+            self.bridge.await_reply(from, &message, to)?;
             // Once it is handed over, it is the receiver's.
             let header = is_traced(Point::Send).then(|| message.header());
             let (left, is_gone) = match to.push(message) {
@@ -132,6 +136,12 @@ impl Port {
         }
     }
 
+    /// Whoever reads from this endpoint has this message.
+    pub(crate) fn delivered(&self, message: ListArc<Message>) {
+        self.trace(Point::Deliver, || message.header());
+        self.bridge.spares.put(message);
+    }
+
     /// Tells who listens what this endpoint does.
     pub(crate) fn trace(&self, point: Point, header: impl FnOnce() -> Header) {
         trace(point, self.endpoint.principal.owner, Reason::None, header);
@@ -145,19 +155,19 @@ impl PinnedDrop for Port {
     }
 }
 
-/// The header of a message from another's memory.
-pub(crate) fn decode(header: &[u8; HEADER_LEN]) -> Result<Header> {
-    Header::decode(header).map_err(|e| match e {
-        WireError::Version => EPROTONOSUPPORT,
-        _ => EINVAL,
-    })
-}
-
 /// The header of a message of an endpoint, checked for all that is wrong wherever it goes.
 pub(crate) fn decode_written(header: &[u8; HEADER_LEN]) -> Result<Header> {
-    let header = decode(header)?;
+    let header = Header::decode(header).map_err(malformed)?;
     check_written(&header)?;
     Ok(header)
+}
+
+/// The errno for a message that is none.
+pub(crate) fn malformed(error: WireError) -> Error {
+    match error {
+        WireError::Version => EPROTONOSUPPORT,
+        _ => EINVAL,
+    }
 }
 
 /// Checks the length of a payload.

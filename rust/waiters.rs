@@ -97,6 +97,9 @@ impl Stalled {
 
     /// Has all of them go on.
     pub(crate) fn resume(&mut self) {
+        if self.count == 0 {
+            return;
+        }
         for link in core::mem::take(&mut self.links).values() {
             Link::schedule(link);
         }

@@ -29,9 +29,13 @@ fuzz_target!(|data: &[u8]| {
         if let Some(pending) = pending {
             let length = pending.length();
             assert!((1..=max_message(size) as usize).contains(&length));
-            let mut message = vec![0; length];
-            let (head, tail) = message.split_at_mut(usize::from(memory.byte()).min(length));
-            consumer.take(pending, head, tail);
+            if memory.byte() % 2 == 0 {
+                consumer.take(pending, &mut vec![0; length]);
+            } else {
+                consumer.take_with(pending, |memory, at, length| {
+                    memory.read(at, &mut vec![0; length]);
+                });
+            }
             assert_eq!(memory.take_counts(), (0, length as u32), "each byte once");
             let record = (length as u32 + RECORD_HEADER).next_multiple_of(8);
             assert!(record <= available);

@@ -17,6 +17,7 @@ use crate::{
         lineage::{Answer, Mismatch, Offer},
         ring::{Format, PushError as RingError}, //
     },
+    spares::Spares,
     wire::Reason,
     xen::xenbus::{read_u32, Complaints, Device, State}, //
 };
@@ -88,13 +89,13 @@ pub(crate) struct Comeback {
 
 impl Io {
     /// Takes the channel away, after a last look at what the other end has taken of it.
-    fn take_channel(&mut self, rings: Rings) -> Option<Channel> {
+    fn take_channel(&mut self, rings: Rings, spares: &Spares) -> Option<Channel> {
         let mut channel = self.channel.take()?;
         // The other end was not told that it arrived: it knows what to do.
         self.large = Large::None;
         if rings == Rings::Live {
             match channel.tx.refresh() {
-                Ok(()) => forget_consumed(&channel, &mut self.sent, &mut self.lineage),
+                Ok(()) => forget_consumed(&channel, &mut self.sent, &mut self.lineage, spares),
                 // Then nothing is known to have arrived.
                 Err(broken) if self.violation.is_none() => {
                     self.violation = Some(Violation::Ring(broken));
@@ -303,7 +304,7 @@ impl Link {
 
     fn leave(self: &Arc<Self>, life: &mut Life, rings: Rings, time: Delta) -> Option<Channel> {
         let mut io = self.io.lock();
-        let channel = io.take_channel(rings);
+        let channel = io.take_channel(rings, &self.bridge.spares);
         let broken = io.violation.is_some();
         drop(io);
         if broken || !self.bridge.may_park() {
@@ -321,7 +322,7 @@ impl Link {
         self.attached.store(false, ordering::Relaxed);
         self.bridge.remove_link(self);
         let mut io = self.io.lock();
-        let channel = io.take_channel(rings);
+        let channel = io.take_channel(rings, &self.bridge.spares);
         let stalled = io.stalled.take();
         let mut left = self.left(&mut io);
         drop(io);
@@ -366,7 +367,7 @@ impl Link {
         loop {
             let mut io = self.io.lock();
             io.paused = Some(Instant::now());
-            match io.drain(&mut told) {
+            match io.drain(&mut told, &self.bridge.spares) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(violation) => {
@@ -476,7 +477,7 @@ impl Link {
 
 impl Io {
     /// A step of [`Link::pause`]. Whether the other end was told and has taken everything.
-    fn drain(&mut self, told: &mut bool) -> Result<bool, Violation> {
+    fn drain(&mut self, told: &mut bool, spares: &Spares) -> Result<bool, Violation> {
         let Some(channel) = &mut self.channel else {
             return Ok(true);
         };
@@ -491,7 +492,7 @@ impl Io {
             }
         }
         channel.tx.refresh().map_err(Violation::Ring)?;
-        forget_consumed(channel, &mut self.sent, &mut self.lineage);
+        forget_consumed(channel, &mut self.sent, &mut self.lineage, spares);
         Ok(*told && channel.tx.is_consumed(channel.tx.position()))
     }
 }

@@ -15,8 +15,7 @@ use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
     inbox::{Inbox, PushError},
     link::Link,
-    message::{Message, Principal},
-    payload::Payload,
+    message::{Draft, Message, Principal},
     pure::{
         account::Owner,
         fabric::Window,
@@ -228,9 +227,10 @@ impl Fabric {
 
     /// Takes a message that a component of another platform has sent. `EACCES` if its source is
     /// none, `EAGAIN` if its receiver has no room: then nothing was taken. Never waits.
-    pub(crate) fn write(self: &Arc<Self>, header: Header, payload: Payload) -> Result {
+    pub(crate) fn write(self: &Arc<Self>, draft: Draft) -> Result {
+        let header = draft.stamped();
         let back = Target::Fabric(self.clone());
-        let prepared = match self.bridge.prepare_remote(self, header, payload) {
+        let prepared = match self.bridge.prepare_remote(self, header, draft) {
             Ok(prepared) => prepared,
             Err(Refused::Failed(e)) => return Err(e),
             Err(refused) => {
@@ -249,7 +249,7 @@ impl Fabric {
                 return Ok(());
             }
         };
-        if self.bridge.await_reply(&back, &message, &target).is_err() {
+        if self.bridge.await_reply(|| back, &message, &target).is_err() {
             // As for a link: who asked has its own bridge for that.
             message.set_request_number(0);
         }
@@ -371,7 +371,7 @@ impl Bridge {
         self: &Arc<Self>,
         fabric: &Arc<Fabric>,
         mut header: Header,
-        payload: Payload,
+        mut draft: Draft,
     ) -> Result<Prepared, Refused> {
         let from = fabric.principal;
         let origin = Origin::Fabric;
@@ -390,7 +390,7 @@ impl Bridge {
         let back = Target::Fabric(fabric.clone());
         let nobody = || Ok(Prepared::Broadcast(KVVec::new()));
         let (mut target, component) = if header.kind == Kind::Presence {
-            let event = Event::decode(&payload).map_err(|_| Refused::Failed(EINVAL))?;
+            let event = Event::decode(&draft.payload()).map_err(|_| Refused::Failed(EINVAL))?;
             if event.is_from_endpoint() {
                 self.watch(origin, &header, event, from, &back)?;
                 return nobody();
@@ -400,7 +400,8 @@ impl Bridge {
             }
             self.find_asker(origin, &header)?
         } else if header.flags.contains(Flags::BROADCAST) {
-            let copies = self.distribute(origin, &header, &payload, from, &back, GFP_KERNEL)?;
+            let copies =
+                self.distribute(origin, &header, draft.payload(), from, &back, GFP_KERNEL)?;
             return Ok(Prepared::Broadcast(copies));
         } else {
             self.find(origin, &header)?
@@ -413,16 +414,13 @@ impl Bridge {
         if is_told && matches!(target, Target::Endpoint(_)) {
             return nobody();
         }
-        let message = match Message::new(header, payload, from, GFP_KERNEL) {
-            Ok(message) => message,
-            Err(e) => {
-                self.unanswer(answered);
-                return Err(Refused::Failed(e));
-            }
-        };
-        self.number_request(&message);
-        target.trace_route(&message);
-        Ok(Prepared::To(message, target, answered))
+        draft.stamp(|mut stamp| {
+            stamp.hops(header.hops);
+            stamp.destination(&header.destination);
+        });
+        self.number_request(&draft, &header);
+        target.trace_route(&draft);
+        Ok(Prepared::To(draft, target, answered))
     }
 
     /// The guest with this stable name is on another platform now: what waits for it here goes
@@ -448,11 +446,7 @@ impl Bridge {
 
     /// Sends a message after a guest that has moved: its sender found the link here, which ends. Gives
     /// it back if that is not so.
-    pub(super) fn send_after(
-        &self,
-        link: &Link,
-        message: ListArc<Message>,
-    ) -> Result<(), ListArc<Message>> {
+    pub(super) fn send_after(&self, link: &Link, message: Draft) -> Result<(), Draft> {
         let (true, Some(uuid), Some(fabric)) = (link.has_moved(), link.uuid, self.fabric()) else {
             return Err(message);
         };
@@ -504,9 +498,7 @@ impl Bridge {
         while let Some(message) = waits.pop_front() {
             self.move_request(&message, link.principal);
             // They were accepted: what waited in one queue may wait in the other.
-            if let Err(PushError::Closed(message) | PushError::Full(message)) =
-                link.inbox.push_returned(message)
-            {
+            if let Err(message) = link.inbox.push_moved(message) {
                 left.push_back(message);
             }
         }
@@ -538,8 +530,7 @@ impl Bridge {
     fn redirect(&self, message: &Message, component: Component, fabric: &Arc<Fabric>) -> Result {
         let mut header = message.header();
         header.destination.component = component;
-        let payload = message.payload.try_clone(GFP_ATOMIC)?;
-        let new = Message::new(header, payload, message.principal, GFP_ATOMIC)?;
+        let new = Draft::of(&header, message.payload(), message.principal, GFP_ATOMIC)?;
         new.set_request_number(message.request_number().unwrap_or(0));
         // They were accepted: what waited in one queue may wait in the other.
         let pushed = Target::Fabric(fabric.clone()).push_returned(new);

@@ -12,7 +12,7 @@
 use super::{Bridge, Target, BRIDGE};
 use crate::{
     account::Taken,
-    message::{Message, Principal},
+    message::{Draft, Message, Principal},
     payload::Payload,
     pure::{
         account::{Owner, Slot},
@@ -93,7 +93,10 @@ impl Request {
 pub(super) type Requests = RBTree<Key, Request>;
 
 /// A request that is not remembered any more, as it was answered.
-pub(crate) struct Answered(Key, Request);
+pub(crate) struct Answered {
+    node: RBTreeNode<Key, Request>,
+    has_deadline: bool,
+}
 
 /// Whose it is to tell how a message ended that was not delivered.
 pub(super) enum Teller {
@@ -115,9 +118,9 @@ fn awaits_reply(header: &Header) -> bool {
 }
 
 impl Bridge {
-    /// Gives a message its number among the requests, if it is one.
-    pub(super) fn number_request(&self, message: &Message) {
-        if awaits_reply(message.stamped()) {
+    /// Gives the message with this header its number among the requests, if it is one.
+    pub(super) fn number_request(&self, message: &Message, header: &Header) {
+        if awaits_reply(header) {
             message.set_request_number(self.next_request.fetch_add(1, Relaxed));
         }
     }
@@ -126,18 +129,19 @@ impl Bridge {
     /// many as it may. Any other message is not remembered.
     pub(crate) fn await_reply(
         self: &Arc<Self>,
-        from: &Target,
+        from: impl FnOnce() -> Target,
         message: &Message,
         to: &Target,
     ) -> Result {
         let Some(key) = Key::of(message) else {
             return Ok(());
         };
+        let from = from();
         let request = Request {
             _slot: from.inbox().account().take(Slot::Replies, 1)?,
             expires: message.expires(),
             header: message.header(),
-            requester: from.clone(),
+            requester: from,
             receiver: to.principal().id,
         };
         let node = RBTreeNode::new(key, request, GFP_ATOMIC)?;
@@ -209,11 +213,11 @@ impl Bridge {
             }
             cursor = cursor.move_next()?;
         }
-        let (_, node) = cursor.remove_current();
-        drop(requests);
-        let (key, request) = node.to_key_value();
+        let request = cursor.current().1;
         *target = request.requester.clone();
-        Some(Answered(key, request))
+        let has_deadline = request.expires.is_some();
+        let (_, node) = cursor.remove_current();
+        Some(Answered { node, has_deadline })
     }
 
     /// What one receiver was asked, another one is to answer, who is called so now.
@@ -238,14 +242,10 @@ impl Bridge {
 
     /// Remembers a request again, as the answer could not be sent.
     pub(crate) fn unanswer(self: &Arc<Self>, answered: Option<Answered>) {
-        let Some(Answered(key, request)) = answered else {
+        let Some(Answered { node, has_deadline }) = answered else {
             return;
         };
-        let has_deadline = request.expires.is_some();
-        // Without memory for it, who asked hears nothing more.
-        if let Ok(node) = RBTreeNode::new(key, request, GFP_KERNEL) {
-            self.requests.lock().insert(node);
-        }
+        self.requests.lock().insert(node);
         // Who looked for expired ones meanwhile may have found none, and not look again.
         if has_deadline {
             Self::expire_soon(self);
@@ -323,7 +323,7 @@ impl Bridge {
         let Some(back) = header.undeliverable(reason) else {
             return;
         };
-        let Ok(back) = Message::new(back, Payload::empty(), BRIDGE, GFP_ATOMIC) else {
+        let Ok(back) = Draft::of(&back, Payload::EMPTY, BRIDGE, GFP_ATOMIC) else {
             pr_warn!("no memory to tell a sender of an undeliverable message\n");
             return;
         };

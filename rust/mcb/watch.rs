@@ -9,7 +9,7 @@ use super::{Bridge, Fabric, Refused, Table, Target, BRIDGE};
 use crate::{
     account::Taken,
     link::{Comeback, Link},
-    message::{Message, Principal},
+    message::{Draft, Principal},
     payload::Payload,
     pure::{
         account::Slot,
@@ -557,18 +557,9 @@ impl Bridge {
                 source: notice.source,
                 ..Header::new(Kind::Presence, notice.destination, PRESENCE_LEN as u32)
             };
-            let mut payload = KVVec::new();
-            let message = payload
-                .extend_from_slice(&notice.event.encode(), GFP_ATOMIC)
-                .map_err(Error::from)
-                .and_then(|()| {
-                    Message::new(
-                        header,
-                        Payload::Small(payload),
-                        notice.principal,
-                        GFP_ATOMIC,
-                    )
-                });
+            let payload = notice.event.encode();
+            let payload = Payload::Small(&payload);
+            let message = Draft::of(&header, payload, notice.principal, GFP_ATOMIC);
             let Ok(message) = message else {
                 pr_warn!("no memory to tell of presence\n");
                 continue;

@@ -12,7 +12,7 @@ use super::{
     route::{route, Above, Names, Origin, Route, VmName},
     uuid::Uuid, //
 };
-use crate::wire::{Address, AppId, Component, Header, Kind, Reason, Serial};
+use crate::wire::{AppId, Component, Header, Kind, Reason, Serial};
 
 /// An ordered map. Who uses it allocates and frees its entries, where no lock is held.
 pub trait Map<K: Copy + Ord, V: Clone>: Default {
@@ -50,11 +50,13 @@ pub trait Parts {
     fn is_arriving(link: &Self::Link) -> bool;
 }
 
-/// One end of a message.
+/// One end of a message, as a bridge stamped or resolved it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// As a bridge stamped or resolved it.
-    pub address: Address,
+pub struct End<'a> {
+    /// Its component.
+    pub component: Component,
+    /// Its management application.
+    pub app: Option<&'a AppId>,
     /// The stable name of the VM, where the bridge knows it.
     pub stable: Option<Uuid>,
 }
@@ -62,7 +64,7 @@ pub struct End {
 /// The rules of who may talk to whom.
 pub trait Rules {
     /// What happens with a message between these, on the platform of `mvm`.
-    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict;
+    fn decide(&self, mvm: VmName, source: &End<'_>, destination: &End<'_>, kind: Kind) -> Verdict;
 }
 
 /// Who gets a message next.
@@ -228,7 +230,8 @@ impl<P: Parts> Directory<P> {
 
     /// The endpoint that gets what is sent to one that has bound an App_ID: the oldest.
     pub fn first(&self, service: Service) -> Option<P::Endpoint> {
-        self.bound(service).next().map(|(_, endpoint)| endpoint)
+        let ((bound, _), first) = self.endpoints.lower_bound(&(service, 0))?;
+        (bound == service).then_some(first.endpoint)
     }
 
     /// Every endpoint that serves this App_ID of hardware, with the serial number and its own number.
@@ -503,26 +506,25 @@ impl<P: Parts> Directory<P> {
         }
         let mvm = self.names.mvm;
         let source = match origin {
-            Origin::Local if !is_hardware => Address {
-                component: mvm.into(),
-                ..header.source
-            },
-            _ => header.source,
+            Origin::Local if !is_hardware => mvm.into(),
+            _ => header.source.component,
         };
-        let destination = Address {
+        let source = End {
+            component: source,
+            app: header.source.app.as_ref(),
+            stable: self.stable_name(&source),
+        };
+        let destination = End {
             component,
-            ..header.destination
+            app: header.destination.app.as_ref(),
+            stable: self.stable_name(&component),
         };
-        let [source, destination] = [source, destination].map(|address| End {
-            address,
-            stable: self.stable_name(&address.component),
-        });
         rules.decide(mvm, &source, &destination, header.kind)
     }
 
     fn stable_name(&self, component: &Component) -> Option<Uuid> {
         match component {
-            Component::Vm { vm_id, .. } if *component == self.names.guest(*vm_id) => {
+            Component::Vm { mvm_ip, vm_id } if *mvm_ip == self.names.mvm.mvm_ip => {
                 P::stable_name(self.guest(*vm_id)?)
             }
             _ => None,

@@ -211,9 +211,10 @@ impl<M: SharedMemory> Producer<M> {
         debug_assert_ne!(length, 0);
         self.make_room(length)?;
         let length = length as u32;
-        let mut at = self.prod;
-        at = self.copy_in(at, &length.to_le_bytes());
-        at = self.copy_in(at, &(format as u32).to_le_bytes());
+        let mut head = [0; RECORD_HEADER as usize];
+        head[..4].copy_from_slice(&length.to_le_bytes());
+        head[4..].copy_from_slice(&(format as u32).to_le_bytes());
+        let mut at = self.copy_in(self.prod, &head);
         for part in parts {
             at = self.copy_in(at, part);
         }
@@ -269,9 +270,14 @@ impl<M: SharedMemory> Producer<M> {
     }
 
     fn copy_in(&self, index: u32, bytes: &[u8]) -> u32 {
+        if bytes.is_empty() {
+            return index;
+        }
         let (at, first) = split(self.memory.size(), index, bytes.len());
         self.memory.write(at, &bytes[..first]);
-        self.memory.write(0, &bytes[first..]);
+        if first < bytes.len() {
+            self.memory.write(0, &bytes[first..]);
+        }
         index.wrapping_add(bytes.len() as u32)
     }
 }
@@ -354,14 +360,26 @@ impl<M: SharedMemory> Consumer<M> {
         Ok(Some(Pending { format, length }))
     }
 
-    /// Copies the message that was looked at and frees its place.
-    ///
-    /// The two parts together have the message's length, so that a header can go apart.
-    pub fn take(&mut self, pending: Pending, head: &mut [u8], tail: &mut [u8]) {
-        debug_assert_eq!(head.len() + tail.len(), pending.length());
+    /// Copies the message that was looked at and frees its place. `out` has the message's length.
+    pub fn take(&mut self, pending: Pending, out: &mut [u8]) {
+        debug_assert_eq!(out.len(), pending.length());
+        self.copy_out(self.cons.wrapping_add(RECORD_HEADER), out);
+        self.free(&pending);
+    }
+
+    /// As [`Consumer::take`], where `copy` copies so many bytes from a data offset, behind those that
+    /// it has copied.
+    pub fn take_with(&mut self, pending: Pending, mut copy: impl FnMut(&M, u32, usize)) {
         let at = self.cons.wrapping_add(RECORD_HEADER);
-        let at = self.copy_out(at, head);
-        self.copy_out(at, tail);
+        let (at, first) = split(self.memory.size(), at, pending.length());
+        copy(&self.memory, at, first);
+        if first < pending.length() {
+            copy(&self.memory, 0, pending.length() - first);
+        }
+        self.free(&pending);
+    }
+
+    fn free(&mut self, pending: &Pending) {
         self.cons = self.cons.wrapping_add(record_size(pending.length));
     }
 
@@ -392,12 +410,13 @@ impl<M: SharedMemory> Consumer<M> {
         Ok(())
     }
 
-    fn copy_out(&self, index: u32, out: &mut [u8]) -> u32 {
+    fn copy_out(&self, index: u32, out: &mut [u8]) {
         let (at, first) = split(self.memory.size(), index, out.len());
         let (head, tail) = out.split_at_mut(first);
         self.memory.read(at, head);
-        self.memory.read(0, tail);
-        index.wrapping_add(out.len() as u32)
+        if !tail.is_empty() {
+            self.memory.read(0, tail);
+        }
     }
 }
 

@@ -6,12 +6,14 @@
 //! - [`grant`]: pages shared with another domain, by their owner and by the one who maps them;
 //! - [`pages`]: pages of our own, and copies of another domain's;
 //! - [`lend`]: such pages granted for a while;
+//! - [`bytes`]: what is copied in from a ring or a program;
 //! - [`event`]: event channels, with late EOI;
 //! - [`ring`]: such pages as the memory of a `pure::ring`.
 //!
 //! All unsafe code of the split drivers is here. What another domain can write is only ever copied
 //! out, once, and never referred to.
 
+pub(crate) mod bytes;
 pub(crate) mod event;
 pub(crate) mod grant;
 pub(crate) mod lend;

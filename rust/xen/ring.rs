@@ -2,7 +2,7 @@
 
 //! Shared pages as the memory of a ring.
 
-use super::grant::SharedPages;
+use super::{bytes::Bytes, grant::SharedPages};
 use crate::{
     bindings,
     pure::ring::SharedMemory, //
@@ -42,6 +42,18 @@ impl RingMemory {
             pages,
             size: size as u32,
         })
+    }
+
+    /// Appends `length` data bytes from `at` on.
+    pub(crate) fn append(&self, at: u32, length: usize, to: &mut Bytes) {
+        let from = self.data(at, length);
+        // SAFETY: `data` checked that the range is within the pages; so many bytes may be written,
+        // and are.
+        unsafe {
+            to.extend_with(length, |to| {
+                bindings::mgmt_helper_copy_shared(to.cast(), from, length);
+            });
+        }
     }
 
     fn control(&self, field: usize) -> &Atomic<u32> {

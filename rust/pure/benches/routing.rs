@@ -54,7 +54,7 @@ impl Parts for Numbers {
 struct Loaded(Table<Vec<Rule>, Vec<Entry>>);
 
 impl Rules for Loaded {
-    fn decide(&self, mvm: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
+    fn decide(&self, mvm: VmName, source: &End<'_>, destination: &End<'_>, kind: Kind) -> Verdict {
         match self.0.decide_between(mvm, source, destination, kind) {
             Some(decision) => decision.verdict,
             None => Verdict::Deny,

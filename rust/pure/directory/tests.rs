@@ -6,6 +6,7 @@ mod cost;
 mod model;
 
 use super::*;
+use crate::wire::Address;
 use std::collections::BTreeMap;
 
 /// Between whom and of what kind a message is that the rules are asked about.
@@ -80,11 +81,7 @@ impl Always {
 
 impl Rules for Always {
     fn decide(&self, _: VmName, source: &End, destination: &End, kind: Kind) -> Verdict {
-        let asked = (
-            source.address.component,
-            destination.address.component,
-            kind,
-        );
+        let asked = (source.component, destination.component, kind);
         self.1.borrow_mut().push(asked);
         self.0
     }

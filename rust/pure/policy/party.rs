@@ -4,7 +4,7 @@
 
 use super::{ComponentPattern, Form, Pattern};
 use crate::{
-    pure::route::VmName,
+    pure::{directory::End, route::VmName},
     wire::{Address, AppId, Component, Serial}, //
 };
 
@@ -38,15 +38,25 @@ impl Party {
     /// `stable` is the stable name of that VM, where the bridge knows it. `None` if the address is
     /// not one that a bridge stamped or resolved.
     pub fn new(mvm: VmName, address: &Address, stable: Option<[u8; 16]>) -> Option<Self> {
+        let end = End {
+            component: address.component,
+            app: address.app.as_ref(),
+            stable,
+        };
+        Self::of(mvm, &end)
+    }
+
+    /// As [`Party::new`].
+    pub fn of(mvm: VmName, end: &End<'_>) -> Option<Self> {
         let unspecified = [0; 16];
         let mut party = Self {
             place: Place::Remote,
             name: None,
-            stable,
+            stable: end.stable,
             serial: None,
-            app: address.app?,
+            app: *end.app?,
         };
-        match address.component {
+        match end.component {
             Component::Mvm => {
                 party.place = Place::Mvm;
                 party.name = Some(mvm);

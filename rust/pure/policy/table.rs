@@ -262,12 +262,12 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
     pub fn decide_between(
         &self,
         mvm: VmName,
-        source: &End,
-        destination: &End,
+        source: &End<'_>,
+        destination: &End<'_>,
         kind: Kind,
     ) -> Option<Decision> {
-        let source = Party::new(mvm, &source.address, source.stable)?;
-        let destination = Party::new(mvm, &destination.address, destination.stable)?;
+        let source = Party::of(mvm, source)?;
+        let destination = Party::of(mvm, destination)?;
         Some(self.decide(&source, &destination, kind))
     }
 

@@ -86,8 +86,10 @@ enum Op {
     /// Put in a message of so many bytes, in two parts of which the second number tells
     /// where they meet.
     Push(Length, usize),
-    /// Take a message, in two parts.
-    Take(usize),
+    /// Take a message: at once, or piece by piece.
+    Take {
+        at_once: bool,
+    },
     PublishProduced,
     PublishConsumed,
     /// The producer looks what was consumed.
@@ -128,7 +130,7 @@ fn any_length() -> impl Strategy<Value = Length> {
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (any_length(), 0usize..20_000).prop_map(|(length, split)| Op::Push(length, split)),
-        4 => (0usize..20_000).prop_map(Op::Take),
+        4 => any::<bool>().prop_map(|at_once| Op::Take { at_once }),
         2 => Just(Op::PublishProduced),
         2 => Just(Op::PublishConsumed),
         1 => Just(Op::Refresh),
@@ -245,7 +247,7 @@ impl Pair {
         assert_eq!(self.producer.position(), self.index(self.prod));
     }
 
-    fn take(&mut self, split: usize) {
+    fn take(&mut self, at_once: bool) {
         self.shared.forget_reads();
         let pending = self.consumer.peek().expect("an honest producer");
         assert!(self.shared.loads.get() <= 2);
@@ -259,8 +261,17 @@ impl Pair {
         assert!(end <= self.prod_published, "a message was seen too early");
         assert_eq!(pending.length(), message.len());
         let mut got = vec![0; message.len()];
-        let (head, tail) = got.split_at_mut(split % (message.len() + 1));
-        self.consumer.take(pending, head, tail);
+        if at_once {
+            self.consumer.take(pending, &mut got);
+        } else {
+            let mut rest = &mut got[..];
+            self.consumer.take_with(pending, |memory, at, length| {
+                let (part, others) = core::mem::take(&mut rest).split_at_mut(length);
+                memory.read(at, part);
+                rest = others;
+            });
+            assert!(rest.is_empty(), "a part of the message was not copied");
+        }
         assert!(got == message, "wrong bytes in the message");
         let mut reads = self.shared.reads.borrow_mut();
         reads.retain(|read| !read.is_empty());
@@ -319,7 +330,7 @@ impl Pair {
     fn run(&mut self, op: &Op) {
         match *op {
             Op::Push(length, split) => self.push(length.in_ring(self.size()), split),
-            Op::Take(split) => self.take(split),
+            Op::Take { at_once } => self.take(at_once),
             Op::PublishProduced => self.publish_produced(),
             Op::PublishConsumed => self.publish_consumed(),
             Op::Refresh => self.refresh(),
@@ -344,7 +355,7 @@ proptest! {
         // Nothing stays in it.
         pair.publish_produced();
         while !pair.queue.is_empty() {
-            pair.take(0);
+            pair.take(true);
         }
         pair.publish_consumed();
         pair.refresh();
@@ -384,7 +395,7 @@ fn ends_that_sleep_when_told_to_pass_everything_on() {
                 while let Some(pending) = consumer.peek().unwrap() {
                     let (number, length) = expected.next().expect("a message");
                     let mut got = vec![0; pending.length()];
-                    consumer.take(pending, &mut got, &mut []);
+                    consumer.take(pending, &mut got);
                     assert_eq!(got, message(number as u64, length));
                     left -= 1;
                 }

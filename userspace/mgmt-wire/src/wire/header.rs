@@ -2,7 +2,7 @@
 
 //! The M-channel header.
 
-use super::{ADDRESS_LEN, Address, WireError, array, part, part_mut};
+use super::{ADDRESS_LEN, Address, WireError, array, is_zero_from, part, part_mut};
 
 /// The only version of the header so far.
 pub const VERSION: u8 = 1;
@@ -10,6 +10,28 @@ pub const VERSION: u8 = 1;
 pub const HEADER_LEN: usize = 192;
 /// A message that has passed this many bridges is not forwarded again.
 pub const MAX_HOPS: u8 = 8;
+
+/// Where the fields of an encoded header are.
+mod at {
+    pub const VERSION: usize = 0;
+    pub const KIND: usize = 1;
+    pub const PRIORITY: usize = 2;
+    pub const HOPS: usize = 3;
+    pub const FLAGS: usize = 4;
+    pub const REASON: usize = 6;
+    pub const LENGTH: usize = 8;
+    pub const APP_HEADER_LENGTH: usize = 12;
+    pub const SEQUENCE: usize = 16;
+    pub const CORRELATION: usize = 24;
+    pub const DEADLINE: usize = 32;
+    pub const EPOCH: usize = 36;
+    pub const RESERVED: usize = 40;
+    pub const SOURCE: usize = 64;
+    pub const DESTINATION: usize = SOURCE + super::ADDRESS_LEN;
+}
+
+/// Where the deadline is in an encoded header, for who passes a message on and writes what is left.
+pub const DEADLINE_AT: core::ops::Range<usize> = at::DEADLINE..at::EPOCH;
 
 /// Priority classes: a message of a higher class overtakes those of lower ones; within a class
 /// order is kept.
@@ -176,6 +198,10 @@ pub struct Header {
     pub destination: Address,
 }
 
+fn class(priority: u8) -> usize {
+    usize::from(priority) * CLASSES / 256
+}
+
 impl Header {
     /// A message of `kind` to `destination` with `length` bytes behind the header.
     pub fn new(kind: Kind, destination: Address, length: u32) -> Self {
@@ -198,7 +224,12 @@ impl Header {
 
     /// The priority class: 0 (bulk, priorities 0 to 63) to 3 (priorities 192 to 255).
     pub fn class(&self) -> usize {
-        usize::from(self.priority) * CLASSES / 256
+        class(self.priority)
+    }
+
+    /// The priority class of an encoded header.
+    pub fn class_of(bytes: &[u8; HEADER_LEN]) -> usize {
+        class(bytes[at::PRIORITY])
     }
 
     /// Decodes the header at the start of `bytes`, checking all that can be wrong in it alone.
@@ -209,34 +240,64 @@ impl Header {
             .get(..HEADER_LEN)
             .and_then(|b| b.try_into().ok())
             .ok_or(WireError::Length)?;
-        if bytes[0] != VERSION {
+        Self::check(bytes)?;
+        Ok(Self::of_checked(bytes))
+    }
+
+    /// The length in an encoded header.
+    pub fn length_of(bytes: &[u8; HEADER_LEN]) -> u32 {
+        u32::from_le_bytes(array(bytes, at::LENGTH))
+    }
+
+    /// The deadline in an encoded header.
+    pub fn deadline_of(bytes: &[u8; HEADER_LEN]) -> u32 {
+        u32::from_le_bytes(array(bytes, at::DEADLINE))
+    }
+
+    /// Checks all that can be wrong in an encoded header alone.
+    pub fn check(bytes: &[u8; HEADER_LEN]) -> Result<(), WireError> {
+        if bytes[at::VERSION] != VERSION {
             return Err(WireError::Version);
         }
-        if bytes[40..64] != [0; 24] {
+        let (before, reserved) = (32, at::RESERVED - 32);
+        if !is_zero_from(part(bytes, before), reserved) {
             return Err(WireError::Reserved);
         }
-        let header = Self {
-            kind: Kind::try_from(bytes[1])?,
-            priority: bytes[2],
-            hops: bytes[3],
-            flags: Flags::from_bits(u16::from_le_bytes(array(bytes, 4)))?,
-            reason: Reason::try_from(u16::from_le_bytes(array(bytes, 6)))?,
-            length: u32::from_le_bytes(array(bytes, 8)),
-            app_header_length: u32::from_le_bytes(array(bytes, 12)),
-            sequence: u64::from_le_bytes(array(bytes, 16)),
-            correlation: u64::from_le_bytes(array(bytes, 24)),
-            deadline_ms: u32::from_le_bytes(array(bytes, 32)),
-            epoch: u32::from_le_bytes(array(bytes, 36)),
-            source: Address::decode(part(bytes, 64))?,
-            destination: Address::decode(part(bytes, 64 + ADDRESS_LEN))?,
-        };
-        if header.app_header_length > header.length {
+        let kind = Kind::try_from(bytes[at::KIND])?;
+        Flags::from_bits(u16::from_le_bytes(array(bytes, at::FLAGS)))?;
+        let reason = Reason::try_from(u16::from_le_bytes(array(bytes, at::REASON)))?;
+        Address::check(part(bytes, at::SOURCE))?;
+        Address::check(part(bytes, at::DESTINATION))?;
+        let length = u32::from_le_bytes(array(bytes, at::LENGTH));
+        if u32::from_le_bytes(array(bytes, at::APP_HEADER_LENGTH)) > length {
             return Err(WireError::Length);
         }
-        if (header.kind == Kind::Undeliverable) != (header.reason != Reason::None) {
+        if (kind == Kind::Undeliverable) != (reason != Reason::None) {
             return Err(WireError::Reason);
         }
-        Ok(header)
+        Ok(())
+    }
+
+    /// Decodes a header that passed [`Header::check`].
+    ///
+    /// Of any other, what has no meaning is taken for something that has.
+    pub fn of_checked(bytes: &[u8; HEADER_LEN]) -> Self {
+        Self {
+            kind: Kind::try_from(bytes[at::KIND]).unwrap_or(Kind::Data),
+            priority: bytes[at::PRIORITY],
+            hops: bytes[at::HOPS],
+            flags: Flags(u16::from_le_bytes(array(bytes, at::FLAGS)) & Flags::ALL),
+            reason: Reason::try_from(u16::from_le_bytes(array(bytes, at::REASON)))
+                .unwrap_or(Reason::None),
+            length: u32::from_le_bytes(array(bytes, at::LENGTH)),
+            app_header_length: u32::from_le_bytes(array(bytes, at::APP_HEADER_LENGTH)),
+            sequence: u64::from_le_bytes(array(bytes, at::SEQUENCE)),
+            correlation: u64::from_le_bytes(array(bytes, at::CORRELATION)),
+            deadline_ms: u32::from_le_bytes(array(bytes, at::DEADLINE)),
+            epoch: u32::from_le_bytes(array(bytes, at::EPOCH)),
+            source: Address::of_checked(part(bytes, at::SOURCE)),
+            destination: Address::of_checked(part(bytes, at::DESTINATION)),
+        }
     }
 
     /// Decodes the header of a whole message: header and payload and nothing else.
@@ -251,27 +312,22 @@ impl Header {
 
     /// Encodes the header.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
-        self.encode_as(self.sequence, self.deadline_ms)
-    }
-
-    /// Encodes the header with another sequence number and deadline.
-    pub fn encode_as(&self, sequence: u64, deadline_ms: u32) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
-        out[0] = VERSION;
-        out[1] = self.kind as u8;
-        out[2] = self.priority;
-        out[3] = self.hops;
-        out[4..6].copy_from_slice(&self.flags.bits().to_le_bytes());
-        out[6..8].copy_from_slice(&(self.reason as u16).to_le_bytes());
-        out[8..12].copy_from_slice(&self.length.to_le_bytes());
-        out[12..16].copy_from_slice(&self.app_header_length.to_le_bytes());
-        out[16..24].copy_from_slice(&sequence.to_le_bytes());
-        out[24..32].copy_from_slice(&self.correlation.to_le_bytes());
-        out[32..36].copy_from_slice(&deadline_ms.to_le_bytes());
-        out[36..40].copy_from_slice(&self.epoch.to_le_bytes());
-        self.source.encode_into(part_mut(&mut out, 64));
-        self.destination
-            .encode_into(part_mut(&mut out, 64 + ADDRESS_LEN));
+        out[at::VERSION] = VERSION;
+        out[at::KIND] = self.kind as u8;
+        out[at::PRIORITY] = self.priority;
+        *part_mut(&mut out, at::FLAGS) = self.flags.bits().to_le_bytes();
+        *part_mut(&mut out, at::REASON) = (self.reason as u16).to_le_bytes();
+        *part_mut(&mut out, at::LENGTH) = self.length.to_le_bytes();
+        *part_mut(&mut out, at::APP_HEADER_LENGTH) = self.app_header_length.to_le_bytes();
+        *part_mut(&mut out, at::CORRELATION) = self.correlation.to_le_bytes();
+        *part_mut(&mut out, at::DEADLINE) = self.deadline_ms.to_le_bytes();
+        let mut stamp = Stamp::new(&mut out);
+        stamp.hops(self.hops);
+        stamp.sequence(self.sequence);
+        stamp.epoch(self.epoch);
+        stamp.source(&self.source);
+        stamp.destination(&self.destination);
         out
     }
 
@@ -297,6 +353,41 @@ impl Header {
             destination: self.source,
             ..*self
         })
+    }
+}
+
+/// An encoded header, in which a bridge writes what it stamps.
+pub struct Stamp<'a>(&'a mut [u8; HEADER_LEN]);
+
+impl<'a> Stamp<'a> {
+    /// Writes into this header.
+    pub fn new(header: &'a mut [u8; HEADER_LEN]) -> Self {
+        Self(header)
+    }
+
+    /// How many bridges have forwarded it.
+    pub fn hops(&mut self, hops: u8) {
+        self.0[at::HOPS] = hops;
+    }
+
+    /// Its number.
+    pub fn sequence(&mut self, sequence: u64) {
+        *part_mut(self.0, at::SEQUENCE) = sequence.to_le_bytes();
+    }
+
+    /// The incarnation of the sender's channel.
+    pub fn epoch(&mut self, epoch: u32) {
+        *part_mut(self.0, at::EPOCH) = epoch.to_le_bytes();
+    }
+
+    /// Who sent it.
+    pub fn source(&mut self, source: &Address) {
+        source.encode_into(part_mut(self.0, at::SOURCE));
+    }
+
+    /// Where it goes.
+    pub fn destination(&mut self, destination: &Address) {
+        destination.encode_into(part_mut(self.0, at::DESTINATION));
     }
 }
 

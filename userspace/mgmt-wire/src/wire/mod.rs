@@ -15,7 +15,9 @@ mod testing;
 pub use addr::{
     ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
 };
-pub use header::{CLASSES, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, VERSION};
+pub use header::{
+    CLASSES, DEADLINE_AT, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, Stamp, VERSION,
+};
 pub use presence::{Event, PRESENCE_LEN};
 
 /// Why bytes are not a valid part of a message.
@@ -67,4 +69,15 @@ fn part_mut<const N: usize>(bytes: &mut [u8], at: usize) -> &mut [u8; N] {
     bytes[at..]
         .first_chunk_mut()
         .expect("a part within the bytes")
+}
+
+/// Whether the bytes from `at` on are zero. In two words, as every message has four such ends.
+#[inline]
+fn is_zero_from(bytes: &[u8; 32], at: usize) -> bool {
+    let [low, high] = [0, 16].map(|half| u128::from_le_bytes(array(bytes, half)));
+    match at {
+        0..16 => low >> (8 * at) == 0 && high == 0,
+        16..32 => high >> (8 * (at - 16)) == 0,
+        _ => true,
+    }
 }

@@ -202,6 +202,14 @@ proptest! {
     }
 
     #[test]
+    fn app_ids_are_in_the_order_of_their_names(a in any_address(), b in any_address()) {
+        if let (Some(a), Some(b)) = (a.app, b.app) {
+            prop_assert_eq!(a.cmp(&b), a.as_str().cmp(b.as_str()));
+            prop_assert_eq!(a.partial_cmp(&b), Some(a.cmp(&b)));
+        }
+    }
+
+    #[test]
     fn any_bytes_are_refused_or_are_the_one_encoding(
         bytes in prop::array::uniform32(prop_oneof![Just(0), 0u8..6, any::<u8>()]),
     ) {

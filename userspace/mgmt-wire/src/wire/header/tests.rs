@@ -325,7 +325,46 @@ fn nobody_is_told_who_did_not_want_to_know() {
 proptest! {
     #[test]
     fn any_header_reads_back_as_written(header in any_header()) {
-        prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
+        let bytes = header.encode();
+        prop_assert_eq!(Header::decode(&bytes), Ok(header));
+        prop_assert_eq!(Header::class_of(&bytes), header.class());
+        prop_assert_eq!(Header::length_of(&bytes), header.length);
+        prop_assert_eq!(Header::deadline_of(&bytes), header.deadline_ms);
+        prop_assert_eq!(&bytes[DEADLINE_AT], &header.deadline_ms.to_le_bytes());
+    }
+
+    #[test]
+    fn a_stamp_changes_what_it_is_for_and_nothing_else(
+        written in any_header(),
+        stamped in any_header(),
+    ) {
+        let mut bytes = written.encode();
+        let mut stamp = Stamp::new(&mut bytes);
+        stamp.hops(stamped.hops);
+        stamp.sequence(stamped.sequence);
+        stamp.epoch(stamped.epoch);
+        stamp.source(&stamped.source);
+        stamp.destination(&stamped.destination);
+        let expected = Header {
+            hops: stamped.hops,
+            sequence: stamped.sequence,
+            epoch: stamped.epoch,
+            source: stamped.source,
+            destination: stamped.destination,
+            ..written
+        };
+        prop_assert_eq!(bytes, expected.encode());
+    }
+
+    #[test]
+    fn what_was_not_checked_is_some_header_too(
+        start in any::<[[u8; 32]; 2]>(),
+        source in any::<[[u8; 32]; 2]>(),
+        destination in any::<[[u8; 32]; 2]>(),
+    ) {
+        let bytes = [start, source, destination].concat().concat();
+        let bytes: &[u8; HEADER_LEN] = bytes[..].try_into().unwrap();
+        let _ = Header::of_checked(bytes);
     }
 
     #[test]
