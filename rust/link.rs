@@ -129,7 +129,7 @@ pub(crate) struct Link {
     attached: Atomic<bool>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
-    /// The moving of messages waits for its time: nothing else queues it meanwhile.
+    /// The moving of messages waits for its time: an event that comes meanwhile is answered then.
     retrying: Atomic<bool>,
     #[pin]
     moves: DelayedWork<Link, MOVES>,
@@ -217,7 +217,7 @@ impl WorkItem<MOVES> for Link {
     type Pointer = Arc<Link>;
 
     fn run(this: Arc<Link>) {
-        if this.retrying.xchg(false, ordering::Relaxed) {
+        if this.retrying.xchg(false, ordering::Full) {
             this.bridge.delay_ended();
         }
         this.pump(this.io.lock());
@@ -226,8 +226,11 @@ impl WorkItem<MOVES> for Link {
 
 impl Handler for Link {
     fn on_event(this: ArcBorrow<'_, Self>) {
-        this.event.store(true, ordering::Release);
-        Link::pump_now(&this.into());
+        // Ordered before the look at `retrying`: whoever ends that looks at this.
+        this.event.xchg(true, ordering::Full);
+        if !this.retrying.load(ordering::Relaxed) {
+            Link::pump_now(&this.into());
+        }
     }
 }
 
