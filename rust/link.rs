@@ -446,7 +446,10 @@ impl Link {
     fn schedule_later(self: &Arc<Self>, jiffies: usize) {
         let queue = self.bridge.moves();
         self.bridge.delay_begins();
-        self.retrying.store(true, ordering::Relaxed);
+        if self.retrying.xchg(true, ordering::Full) {
+            // It waits already: who ends that counts it once.
+            return self.bridge.delay_ended();
+        }
         if queue
             .enqueue_delayed::<_, MOVES>(self.clone(), jiffies)
             .is_err()
