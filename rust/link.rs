@@ -133,7 +133,7 @@ pub(crate) struct Link {
     moved: Atomic<bool>,
     /// An event came and awaits its EOI.
     event: Atomic<bool>,
-    /// The moving of messages waits for its time: nothing else queues it meanwhile.
+    /// The moving of messages waits for its time: an event that comes meanwhile is answered then.
     retrying: Atomic<bool>,
     #[pin]
     moves: DelayedWork<Link, MOVES>,
@@ -223,7 +223,7 @@ impl WorkItem<MOVES> for Link {
     type Pointer = Arc<Link>;
 
     fn run(this: Arc<Link>) {
-        if this.retrying.xchg(false, ordering::Relaxed) {
+        if this.retrying.xchg(false, ordering::Full) {
             this.bridge.delay_ended();
         }
         this.pump(this.io.lock());
@@ -232,8 +232,11 @@ impl WorkItem<MOVES> for Link {
 
 impl Handler for Link {
     fn on_event(this: ArcBorrow<'_, Self>) {
-        this.event.store(true, ordering::Release);
-        Link::pump_now(&this.into());
+        // Ordered before the look at `retrying`: whoever ends that looks at this.
+        this.event.xchg(true, ordering::Full);
+        if !this.retrying.load(ordering::Relaxed) {
+            Link::pump_now(&this.into());
+        }
     }
 }
 
@@ -452,7 +455,10 @@ impl Link {
     fn schedule_later(self: &Arc<Self>, jiffies: usize) {
         let queue = self.bridge.moves();
         self.bridge.delay_begins();
-        self.retrying.store(true, ordering::Relaxed);
+        if self.retrying.xchg(true, ordering::Full) {
+            // It waits already: who ends that counts it once.
+            return self.bridge.delay_ended();
+        }
         if queue
             .enqueue_delayed::<_, MOVES>(self.clone(), jiffies)
             .is_err()
