@@ -243,7 +243,7 @@ def two_hosts(args: argparse.Namespace) -> int:
     args.command = ["/lab/selftests/fabric/two_hosts.py", *args.pattern]
     # The guest that comes to h2.
     args.spare_mem = max(args.spare_mem, 100)
-    defaults(args, 2400)
+    defaults(args, 1800)
     directory = new_run("two-hosts")
     (directory / "ktap.txt").symlink_to("output.log")
     return Session(args, directory).execute()

@@ -149,10 +149,13 @@ class Session:
     def _judge(self) -> int:
         self._unpack()
         first = self.first
-        failure = next((h.failure for h in self.hosts if h.failure), None)
+        failed = next((h for h in self.hosts if h.failure), first)
+        failure = failed.failure
         trouble = self.trouble()
         if failure is not None:
             self.verdict, self.reason = failure.verdict, failure.reason
+            if failed is not first:
+                self.reason = f"{failed.name}: {self.reason}"
             others = [n for h in self.hosts for n in sorted(h.silent) if n not in failure.reason]
             if others:
                 self.reason += "; no sign of life from " + ", ".join(others)
@@ -197,17 +200,20 @@ class Session:
                 shutil.rmtree(host.run / "payload", ignore_errors=True)
 
     def _show_consoles(self, host: Host) -> None:
-        if host.failure is None or host.failure.verdict == "INTERRUPTED":
+        """Of whom the run ended, and of whoever hangs while it fails."""
+        if self.verdict in ("PASS", "ENDED", "INTERRUPTED"):
             return
-        if host is not self.first:
+        reason = host.failure.reason if host.failure is not None else None
+        if reason is not None and host is not self.first:
             lines = (host.run / "output.log").read_text(errors="replace").splitlines()
             sys.stderr.write(f"lab: the end of the output on {host.name}:\n")
             sys.stderr.writelines(f"    {line}\n" for line in lines[-TAIL:])
         for d in host.domains.values():
-            if d.name == "dom0" or d.name in host.silent or d.name in host.failure.reason:
+            if d.name in host.silent or reason is not None and (d.name == "dom0" or d.name in reason):
                 age = self.seconds - d.heard
                 sys.stderr.write(
-                    f"lab: the end of {d.name}'s console ({d.state}, last sign of life {age:.0f} s ago):\n"
+                    f"lab: the end of {d.name}'s console on {host.name} "
+                    f"({d.state}, last sign of life {age:.0f} s ago):\n"
                 )
                 sys.stderr.writelines(f"    {line}\n" for line in host.tail(d.name))
 

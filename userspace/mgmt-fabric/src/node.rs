@@ -223,9 +223,7 @@ impl<B: Bridge + 'static> Node<B> {
         };
         let host = match header.destination.component {
             Component::Vm { mvm_ip, .. } => Some(Host(mvm_ip)),
-            Component::Stable(uuid) if self.arrivals.borrow_mut().hold(&uuid, number) => {
-                return Ok(());
-            }
+            component if self.holds(&component, number) => return Ok(()),
             // An earlier daemon may have sent it, and the guest moved since.
             Component::Stable(uuid) => {
                 let sent = self.journal.borrow().route(number);
@@ -254,7 +252,19 @@ impl<B: Bridge + 'static> Node<B> {
                 tracing::debug!(peer = %peer.host, "no room for more messages");
                 return self.settle(number, Reason::Quota);
             }
+            // Meanwhile a guest may have come here.
+            if self.holds(&header.destination.component, number) {
+                return Ok(());
+            }
             bytes = left;
+        }
+    }
+
+    /// Holds a message back if it is for a guest that arrives here.
+    fn holds(&self, component: &Component, number: u64) -> bool {
+        match component {
+            Component::Stable(guest) => self.arrivals.borrow_mut().hold(guest, number),
+            _ => false,
         }
     }
 
@@ -354,11 +364,9 @@ impl<B: Bridge + 'static> Node<B> {
         };
         let mut held = Vec::new();
         for peer in peers {
-            let withdrawn = peer.outgoing.borrow_mut().withdraw(is_for_it);
-            if !withdrawn.is_empty() {
-                peer.room.notify_one();
-            }
-            held.extend(withdrawn);
+            held.extend(peer.outgoing.borrow_mut().withdraw(is_for_it));
+            // Also for what is for it and waits for room.
+            peer.room.notify_one();
         }
         let from = self.places.borrow().find(&guest);
         let hosts = peers.iter().map(|peer| peer.host);
