@@ -6,11 +6,13 @@ mod health;
 mod serve;
 mod smartctl;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use smartctl::Smartctl;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// Serves what smartctl reads of the platform's disks over M-channels.
@@ -48,8 +50,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<std::convert::Infallible> {
-    let smartctl = Smartctl::new(&options.smartctl, Duration::from_secs(options.limit));
+fn run(options: &Options) -> Result<Infallible> {
+    let limit = Duration::from_secs(options.limit);
+    let smartctl = Arc::new(Smartctl::new(&options.smartctl, limit));
     let devices = if options.devices.is_empty() {
         smartctl.scan()?
     } else {
@@ -60,24 +63,14 @@ fn run(options: &Options) -> Result<std::convert::Infallible> {
     }
     let every = Duration::from_secs(options.every);
     let fresh = Duration::from_millis(options.fresh);
-    std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for device in devices {
-            let disk = serve::Disk::open(&smartctl, device, fresh)?;
-            println!("{} is {}", disk.path().display(), disk.component());
-            threads.push(scope.spawn(move || disk.serve(every)));
-        }
-        for thread in threads {
-            match thread.join() {
-                Ok(Err(error)) => {
-                    // The others cannot be stopped, and half of the disks would look like all.
-                    eprintln!("mgmt-smart: {error:#}");
-                    std::process::exit(1);
-                }
-                Ok(Ok(never)) => match never {},
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        unreachable!("there is a disk, and its thread does not end well")
-    })
+    let (end, ends) = mpsc::channel();
+    for device in devices {
+        let disk = serve::Disk::open(&smartctl, device, fresh)?;
+        println!("{} is {}", disk.path().display(), disk.component());
+        let end = end.clone();
+        std::thread::spawn(move || end.send(disk.serve(every)));
+    }
+    // Half of the disks would look like all: where one ends, all do.
+    drop(end);
+    ends.recv().context("a thread ended without a word")?
 }

@@ -11,6 +11,7 @@ use mgmt_channel::{
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Answers questions.
@@ -21,8 +22,8 @@ const EVENTS: &str = "SMART.Events";
 const SEND_WAIT: Duration = Duration::from_millis(500);
 
 /// A disk, served.
-pub struct Disk<'a> {
-    smartctl: &'a Smartctl,
+pub struct Disk {
+    smartctl: Arc<Smartctl>,
     path: PathBuf,
     component: Component,
     fresh: Duration,
@@ -49,13 +50,13 @@ impl Reading {
     }
 }
 
-impl<'a> Disk<'a> {
+impl Disk {
     /// Finds out who this disk is, and binds its App_ID.
-    pub fn open(smartctl: &'a Smartctl, path: PathBuf, fresh: Duration) -> Result<Self> {
+    pub fn open(smartctl: &Arc<Smartctl>, path: PathBuf, fresh: Duration) -> Result<Self> {
         let last = Reading::of(smartctl, &path)?;
         let serial = last.health.component()?;
         Ok(Self {
-            smartctl,
+            smartctl: Arc::clone(smartctl),
             path,
             component: Component::Hardware(serial),
             fresh,
@@ -126,7 +127,7 @@ impl<'a> Disk<'a> {
 
     /// Reads the disk, and tells what has changed.
     fn read_again(&mut self) -> Result<()> {
-        let now = Reading::of(self.smartctl, &self.path)?;
+        let now = Reading::of(&self.smartctl, &self.path)?;
         if now.health.serial != self.last.health.serial {
             bail!("another disk is there now: {}", now.health.serial);
         }
