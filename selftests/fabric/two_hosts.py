@@ -478,6 +478,7 @@ def live_migration():
         if not until(lambda: moving() > 300, 90):
             local.kill()
             raise mgmt.Failure(f"the traffic does not go on: {moving()}")
+    note(f"h2: {there(f'grep a.guest.is.here {WORK}/log | tail -n 1')[1].strip()}")
     must_there(f"guest -T 60 {name} 'touch /tmp/over'; touch /tmp/over", timeout=90)
     here("touch /tmp/over")
     outputs = {"h1": local.communicate(timeout=200 * PATIENCE)[0].decode()}
