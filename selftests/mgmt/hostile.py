@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A guest's root writes what it likes to its own xenstore nodes: Dom0 survives, others go on."""
 
+import contextlib
 import errno
 import random
 import subprocess
@@ -227,6 +228,16 @@ def unbind_back(action):
         f.write(f"mgmt-{mgmt.domid(NAME)}-0")
 
 
+@contextlib.contextmanager
+def unbound(bind):
+    """Without the device, whatever comes of it: what follows needs it."""
+    bind("unbind")
+    try:
+        yield
+    finally:
+        bind("bind")
+
+
 @case(timeout=300)
 def device_goes_under_open_files():
     """A device goes while files are open and writers wait: they hear of it, and the next device serves them."""
@@ -245,20 +256,20 @@ def device_goes_under_open_files():
             ]
             stuck = mgmt.until(lambda: is_stuck("rx_messages") and is_stuck("tx_messages"), 60)
             check(stuck, "the writers do not wait for room")
-            bind("unbind")
-            for writer, text in writers:
-                output = writer.communicate(timeout=120)[0].decode()
-                check(writer.returncode == 1 and text in output, f"a writer says {output!r}, not {text!r}")
-            # What had arrived is still there.
-            while here.read(1):
-                pass
-            there.headers(10000, 1)
-            raises(errno.EHOSTUNREACH, "Dom0, with no device", here.write, to_guest)
-            raises(errno.ENOTCONN, "the guest, with no device", there.write, to_dom0)
-            here.write(message("OpenHere", mgmt.SELF, b"alone"))
-            own = here.read(10)
-            check(own and own.payload == b"alone", "a file without a device does not serve its own domain")
-            bind("bind")
+            with unbound(bind):
+                for writer, text in writers:
+                    output = writer.communicate(timeout=120)[0].decode()
+                    check(writer.returncode == 1 and text in output, f"a writer says {output!r}, not {text!r}")
+                # What had arrived is still there.
+                while here.read(1):
+                    pass
+                check(there.read(20) is not None, "nothing of it is there")
+                there.drain()
+                raises(errno.EHOSTUNREACH, "Dom0, with no device", here.write, to_guest)
+                raises(errno.ENOTCONN, "the guest, with no device", there.write, to_dom0)
+                here.write(message("OpenHere", mgmt.SELF, b"alone"))
+                own = here.read(10)
+                check(own and own.payload == b"alone", "a file without a device does not serve its own domain")
             if not mgmt.until(lambda: read(front("state")) == read(back("state")) == "4", 20):
                 raise mgmt.Failure("no connection with the next device")
     works()

@@ -314,6 +314,7 @@ while read -r op arg more; do
 	   done; echo end ;;
 	s) timeout ${more#* } dd bs=65536 count=$arg <&3 >$f 2>/dev/null
 	   hexdump -v -e '64/1 "%02x" "\n"' $f | awk "NR % $((${more% *} / 64)) ~ /^[123]\$/"; echo end ;;
+	d) timeout $arg dd bs=65536 count=100000 <&3 >/dev/null 2>&1; echo end ;;
 	esac
 done
 rm -f $f
@@ -404,6 +405,10 @@ class GuestFile:
             found.append(Message.decode(bytes.fromhex("".join(parts))))
             line = self._line(120)
         return found
+
+    def drain(self, seconds=5):
+        """Reads for so many seconds, and forgets it: a thousand messages a second at least."""
+        self._ask(f"d {seconds}", seconds + 60)
 
     def headers(self, most, timeout=2):
         """Reads up to so many messages and returns them without their payloads."""
