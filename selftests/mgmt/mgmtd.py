@@ -373,7 +373,8 @@ def killed(kills, seed):
         """What is there of each: the goals, the policy in the bridge, the cap that is leased."""
         found = dict(line.split(" counter = ") for line in must("mgmtctl", "goal", "list").splitlines())
         leases = [line.split() for line in must("mgmtctl", "actuator", "list").splitlines()[1:]]
-        lease = next((int(line[2]) for line in leases if line[1] == target), 0)
+        # It may be held, and nothing set yet.
+        lease = next((int(line[2].replace("-", "0")) for line in leases if line[1] == target), 0)
         text = rules()
         status = must("mgmtctl", "status")
         check("the bridge has other rules" not in status, status)
