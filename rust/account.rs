@@ -7,10 +7,10 @@
 use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
     link::Link,
-    message::Message,
+    message::{Message, Principal},
     pure::{
         account::{Account as Books, Limits, Owner, Slot, Statement},
-        quota::NoMemory, //
+        quota::{Amount, NoMemory}, //
     },
     shares::Tree,
     waiters::{sleep, Stalled}, //
@@ -112,13 +112,17 @@ impl Account {
     /// A message that was charged is not on its way any more; `was_last` if its receiver, as far as
     /// it is up to that, makes no more room.
     pub(crate) fn discharge(&self, message: &Message, was_last: bool) {
+        self.give_back(message.principal, message.amount(), was_last);
+    }
+
+    /// As [`Account::discharge`], for a message of this amount that somebody else has since.
+    pub(crate) fn give_back(&self, sender: Principal, amount: Amount, was_last: bool) {
         let mut state = self.state.lock();
-        let sender = message.principal.owner;
-        state.books.discharge(sender, message.amount());
+        state.books.discharge(sender.owner, amount);
         if was_last {
             state.stalled.resume();
         } else {
-            state.stalled.message_gone(message.principal.id);
+            state.stalled.message_gone(sender.id);
         }
         state.wake_tasks(&self.room);
     }

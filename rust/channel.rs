@@ -6,6 +6,7 @@ use crate::{
     link::Link,
     message::Message,
     pure::{
+        flow::Note,
         large::REF_BYTES,
         lineage::Answer,
         ring::{Broken, Consumer, Format, Producer, PushError}, //
@@ -165,6 +166,12 @@ impl Channel {
         // There is room for it.
         let _ = self.lent.push((self.tx.position(), lent), GFP_ATOMIC);
         Ok(())
+    }
+
+    /// Puts a note into the ring.
+    pub(crate) fn tell(&mut self, note: &Note) -> Result<(), PushError> {
+        let (head, flow) = note.encode();
+        self.tx.push_as(Format::Note, &[&head, flow])
     }
 
     /// Takes back what was lent for messages that the other end has taken. If there is more, it

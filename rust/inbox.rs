@@ -7,7 +7,10 @@ use crate::{
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     link::Link,
     message::{Draft, Message},
-    pure::quota::{Amount, Division, NoMemory},
+    pure::{
+        flow::{before, Before, Flow, Held, MAX_FLOWS},
+        quota::{Amount, Division, NoMemory}, //
+    },
     shares::Tree,
     waiters::{deadline, sleep, time_left, Stalled},
     wire::{Component, CLASSES}, //
@@ -54,12 +57,21 @@ pub(crate) struct Inbox {
     /// whether nothing waits in it, and whether it is over capacity.
     is_empty: Atomic<bool>,
     is_over: Atomic<bool>,
+    /// Whether any flow is held back here.
+    holds_back: Atomic<bool>,
 }
+
+/// More flows are held back than an honest bridge asks for.
+pub(crate) struct TooMany;
 
 struct Queue {
     open: bool,
     /// Messages by their priority class.
     lanes: [List<Message>; CLASSES],
+    /// Flows that the other end of a link has no room for, and those that wait behind them.
+    held_back: KVec<Held>,
+    /// Messages of these, which are before all others of their class.
+    behind: [List<Message>; CLASSES],
     /// Messages whose deadline passed here, until [`Inbox::take_expired`].
     expired: List<Message>,
     /// How many of all these have a deadline.
@@ -78,7 +90,8 @@ impl Queue {
         self.held.admits(message.principal.id, more, bulk)
     }
 
-    /// The class that the next message is of. Sets aside what has expired before it.
+    /// The class that the next message is of. Sets aside what has expired before it, and what is held
+    /// back.
     fn next_class(&mut self) -> Option<usize> {
         for (class, lane) in self.lanes.iter_mut().enumerate().rev() {
             loop {
@@ -86,13 +99,47 @@ impl Queue {
                 let Some(next) = cursor.peek_next() else {
                     break;
                 };
-                if !next.arc().is_expired() {
+                let message = next.arc();
+                if message.is_expired() {
+                    self.expired.push_back(next.remove());
+                    continue;
+                }
+                if self.held_back.is_empty() || message.is_question() {
                     return Some(class);
                 }
-                self.expired.push_back(next.remove());
+                let flow = message.flow();
+                match before(&self.held_back, &flow) {
+                    Before::Nothing => return Some(class),
+                    Before::Own => {}
+                    Before::Another => {
+                        let held = Held { flow, told: false };
+                        let is_full = self.held_back.len() >= 2 * MAX_FLOWS;
+                        if is_full || self.held_back.push(held, GFP_ATOMIC).is_err() {
+                            // Then all of its class waits until one of them goes on.
+                            break;
+                        }
+                    }
+                }
+                self.behind[class].push_back(next.remove());
             }
         }
         None
+    }
+
+    /// Holds no flow of this class back any more but these. What waited is looked at again.
+    fn go_on(&mut self, class: usize, still: impl Fn(&Held) -> bool) {
+        self.held_back
+            .retain(|held| held.flow.class() != class || held.told && still(held));
+        if self.held_back.is_empty() {
+            self.held_back = KVec::new();
+        }
+        let (lane, behind) = (&mut self.lanes[class], &mut self.behind[class]);
+        behind.push_all_back(lane);
+        core::mem::swap(lane, behind);
+    }
+
+    fn go_on_with_all(&mut self) {
+        (0..CLASSES).for_each(|class| self.go_on(class, |_| false));
     }
 }
 
@@ -104,6 +151,8 @@ impl Inbox {
                 Queue {
                     open: true,
                     lanes: [const { List::new() }; CLASSES],
+                    held_back: KVec::new(),
+                    behind: [const { List::new() }; CLASSES],
                     expired: List::new(),
                     deadlines: 0,
                     held: Division::new(CAPACITY, Tree::new()),
@@ -116,7 +165,49 @@ impl Inbox {
             account,
             is_empty: Atomic::new(true),
             is_over: Atomic::new(false),
+            holds_back: Atomic::new(false),
         })
+    }
+
+    /// Hands out nothing of this flow until [`Inbox::go_on`].
+    pub(crate) fn hold_back(&self, flow: Flow) -> Result<(), TooMany> {
+        let mut queue = self.queue.lock();
+        if !queue.open {
+            return Ok(());
+        }
+        let told = queue.held_back.iter().filter(|held| held.told).count();
+        let known = queue.held_back.iter_mut().find(|held| held.flow == flow);
+        match known {
+            Some(held) if held.told => {}
+            _ if told == MAX_FLOWS => return Err(TooMany),
+            Some(held) => held.told = true,
+            None => {
+                let held = Held { flow, told: true };
+                // Without memory it is sent, and set aside there as long as there is room.
+                let _ = queue.held_back.push(held, GFP_ATOMIC);
+            }
+        }
+        self.note(&queue);
+        Ok(())
+    }
+
+    /// Hands out this flow again, what was held back of it first.
+    pub(crate) fn go_on(&self, flow: &Flow) {
+        let mut queue = self.queue.lock();
+        queue.go_on(flow.class(), |held| held.flow != *flow);
+        self.note(&queue);
+    }
+
+    /// Holds nothing back any more.
+    pub(crate) fn go_on_with_all(&self) {
+        let mut queue = self.queue.lock();
+        queue.go_on_with_all();
+        self.note(&queue);
+    }
+
+    /// Whether any flow is held back: then none may pass by the queue.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.holds_back.load(Relaxed)
     }
 
     /// Queues a message if its sender's shares allow. The caller wakes the receiver.
@@ -208,6 +299,8 @@ impl Inbox {
         let is_empty = queue.lanes.iter().all(List::is_empty);
         self.is_empty.store(is_empty, Relaxed);
         self.is_over.store(queue.held.is_over(), Relaxed);
+        let holds_back = !queue.held_back.is_empty();
+        self.holds_back.store(holds_back, Relaxed);
     }
 
     /// Whether so much came back to this receiver that it must read before it sends.
@@ -247,14 +340,14 @@ impl Inbox {
         Ok(())
     }
 
-    /// Calls [`Link::schedule`] once when this message may fit, or now if it does.
+    /// Calls [`Link::try_again`] once when this message may fit, or now if it does.
     pub(crate) fn call_when_room(&self, link: &Arc<Link>, message: &Message) {
         let mut queue = self.queue.lock();
         if queue.open && !queue.admits(message) {
             queue.stalled.add(link);
         } else if !queue.open || !self.account.call_when_room(link, message) {
             drop(queue);
-            Link::schedule(link);
+            Link::try_again(link);
         }
     }
 
@@ -310,7 +403,11 @@ impl Inbox {
         if !queue.open {
             return Err(ENODEV);
         }
-        let class = queue.next_class().ok_or(EAGAIN)?;
+        let Some(class) = queue.next_class() else {
+            // What is held back was set aside.
+            self.note(queue);
+            return Err(EAGAIN);
+        };
         let lane = &mut queue.lanes[class];
         let mut cursor = lane.cursor_front();
         let next = cursor.peek_next().ok_or(EAGAIN)?;
@@ -361,7 +458,8 @@ impl Inbox {
             return (taken, false);
         }
         taken.push_all_back(&mut queue.expired);
-        for lane in &mut queue.lanes {
+        let Queue { lanes, behind, .. } = &mut *queue;
+        for lane in Iterator::chain(behind.iter_mut(), lanes) {
             let mut cursor = lane.cursor_front();
             while let Some(next) = cursor.peek_next() {
                 if next.arc().is_expired() {
@@ -408,6 +506,7 @@ impl Inbox {
         let mut left = List::new();
         let mut queue = self.queue.lock();
         queue.open = false;
+        queue.go_on_with_all();
         left.push_all_back(&mut queue.expired);
         for lane in queue.lanes.iter_mut().rev() {
             left.push_all_back(lane);

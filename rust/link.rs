@@ -18,12 +18,13 @@ use crate::{
     account::Holding,
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     channel::{Channel, SendError},
-    inbox::{Inbox, PushError},
+    inbox::{Inbox, TooMany},
     large::{Arriving, Large, NotGranted},
     mcb::{Bridge, Forwarded, Target},
     message::{Draft, Message, Principal},
     pure::{
         account::Owner,
+        flow::{Note, LONG_NOTE},
         large::MAX_INLINE,
         lineage::Lineage,
         pace::Pace,
@@ -60,11 +61,13 @@ use kernel::{
     }, //
 };
 
+mod aside;
 mod life;
 
 pub(crate) use life::{Comeback, Rings, PARK_BRIEFLY, PARK_UPLINK};
 
-use life::{Life, NOTE_LEN};
+use aside::{Aside, Stopped};
+use life::Life;
 
 /// Messages that a link takes from its ring, or puts into it, before others get their turn.
 const BUDGET: usize = 64;
@@ -135,6 +138,8 @@ pub(crate) struct Link {
     event: Atomic<bool>,
     /// The moving of messages waits for its time: an event that comes meanwhile is answered then.
     retrying: Atomic<bool>,
+    /// There may be room for what is set aside.
+    room: Atomic<bool>,
     #[pin]
     moves: DelayedWork<Link, MOVES>,
     #[pin]
@@ -168,8 +173,12 @@ struct Io {
     channel: Option<Channel>,
     /// The large message from there that is next.
     large: Large,
-    /// A message from there that a full receiver stopped, and that receiver.
-    stalled: Option<(Draft, Target)>,
+    /// Messages from there that receivers had no room for, while others pass.
+    aside: Aside,
+    /// One from there that nothing may pass.
+    stopped: Option<Stopped>,
+    /// The link has ended, and hands over these still.
+    lingers: bool,
     /// What goes into the ring before anything of the inbox: a message that found no room there,
     /// or those that were in the ring of an earlier channel.
     outgoing: List<Message>,
@@ -272,7 +281,7 @@ enum Found {
     Large(Arriving),
     /// Whatever it is, it is not its turn before such a payload was copied.
     Waiting,
-    Note([u8; NOTE_LEN]),
+    Note(Note),
 }
 
 impl fmt::Display for Violation {
@@ -328,7 +337,9 @@ impl Link {
                     Io {
                         channel: None,
                         large: Large::None,
-                        stalled: None,
+                        aside: Aside::new(),
+                        stopped: None,
+                        lingers: false,
                         outgoing: List::new(),
                         sent: List::new(),
                         lineage,
@@ -348,6 +359,7 @@ impl Link {
                 moved: Atomic::new(false),
                 event: Atomic::new(false),
                 retrying: Atomic::new(false),
+                room: Atomic::new(false),
                 moves <- new_delayed_work!("mgmt_link_moves"),
                 chores <- new_work!("mgmt_link_chores"),
                 copies <- new_work!("mgmt_link_copies"),
@@ -416,12 +428,11 @@ impl Link {
 
     /// One round of moving messages. Does not sleep.
     fn pump(self: &Arc<Self>, mut io: Guard<'_, Io>) {
-        if io.violation.is_some() {
-            return;
-        }
         if io.channel.is_none() {
             // An event may come before the link has its channel: it is answered then.
-            self.hand_over_stalled(&mut io);
+            return self.hand_over_rest(&mut io);
+        }
+        if io.violation.is_some() {
             return;
         }
         let had_event = self.event.xchg(false, ordering::Acquire);
@@ -474,11 +485,12 @@ impl Link {
             // What it had sent before it came is first.
             return Ok(Next::Wait);
         }
+        self.hand_over_aside(io);
         let mut next = Next::Again;
         let mut budget = BUDGET;
         while budget > 0 {
             budget -= 1;
-            if !self.hand_over_stalled(io) {
+            if !self.hand_over_stopped(io) {
                 next = Next::Wait;
                 break;
             }
@@ -507,7 +519,7 @@ impl Link {
                 Found::Waiting => return Ok(Next::Wait),
                 Found::Note(note) => {
                     *useful = true;
-                    io.take_note(&note)?;
+                    self.take_note(io, note)?;
                     continue;
                 }
                 Found::Nothing => {
@@ -524,19 +536,21 @@ impl Link {
             io.announced = false;
             self.counters.rx_messages.add(1);
             self.counters.rx_bytes.add(draft.len());
+            // By the names that the other end knows it by.
+            let (flow, is_question) = (draft.flow(), draft.is_question());
             match self.bridge.forward(self, draft) {
                 Forwarded::To(message, target) => {
                     if matches!(&target, Target::Link(link) if Arc::ptr_eq(link, self)) {
                         io.pace.spend();
                     }
-                    io.stalled = self.hand_over(message, target);
+                    io.stopped = self.place(io, flow, message, target);
                 }
                 Forwarded::Broadcast(copies) => {
                     if copies.is_empty() {
                         io.pace.spend();
                     }
                     budget = budget.saturating_sub(copies.len());
-                    self.bridge.deliver(copies);
+                    self.deliver(io, &flow, is_question, copies);
                 }
                 Forwarded::Dropped => io.pace.spend(),
                 Forwarded::Forged => return Err(Violation::Forged),
@@ -550,39 +564,51 @@ impl Link {
         Ok(next)
     }
 
-    /// Hands over the message that a full receiver had stopped. False if it stops it still: the
-    /// link goes on when there is room.
-    fn hand_over_stalled(self: &Arc<Self>, io: &mut Io) -> bool {
-        if let Some((message, target)) = io.stalled.take() {
+    /// Takes a word of the other end.
+    fn take_note(&self, io: &mut Io, note: Note) -> Result<(), Violation> {
+        io.announced = matches!(note, Note::Pausing);
+        match note {
+            Note::Pausing => {}
+            Note::Hold(flow) => {
+                // Messages may have to be looked through for it.
+                io.pace.spend();
+                let held = self.inbox.hold_back(flow);
+                held.map_err(|TooMany| Violation::Note)?;
+            }
+            Note::GoOn(flow) => self.inbox.go_on(&flow),
+        }
+        Ok(())
+    }
+
+    /// Hands over the message that nothing may pass. False if it has to wait still: the link goes on
+    /// when there is room.
+    fn hand_over_stopped(self: &Arc<Self>, io: &mut Io) -> bool {
+        if let Some(Stopped {
+            flow,
+            message,
+            target,
+        }) = io.stopped.take()
+        {
             if message.is_expired() {
                 self.bridge.bounce(&message, Reason::Deadline);
             } else {
-                io.stalled = self.hand_over(message, target);
+                io.stopped = self.place(io, flow, message, target);
             }
         }
-        let Some((message, target)) = &io.stalled else {
+        let Some(stopped) = &io.stopped else {
             return true;
         };
-        target.inbox().call_when_room(self, message);
-        self.counters.stalls.add(1);
+        let inbox = stopped.target.inbox();
+        inbox.call_when_room(self, &stopped.message);
         false
     }
 
-    /// Gives a message from this link to its receiver; returns it if the receiver is full.
-    fn hand_over(self: &Arc<Self>, message: Draft, target: Target) -> Option<(Draft, Target)> {
-        match target.push(message) {
-            Ok(()) => None,
-            Err(PushError::Full(message)) => {
-                if message.has_deadline() {
-                    // Here it expires.
-                    Target::Link(self.clone()).expire_later();
-                }
-                Some((message, target))
-            }
-            Err(PushError::Closed(message)) => {
-                self.bridge.bounce(&message, Reason::PeerGone);
-                None
-            }
+    /// Hands over what came by a channel that is gone.
+    fn hand_over_rest(self: &Arc<Self>, io: &mut Io) {
+        self.hand_over_aside(io);
+        if self.hand_over_stopped(io) && io.lingers && !io.aside.waits() {
+            io.lingers = false;
+            self.bridge.lingered();
         }
     }
 
@@ -595,11 +621,13 @@ impl Link {
             channel: Some(channel),
             outgoing,
             sent,
+            aside,
             ..
         } = io
         else {
             return Ok(false);
         };
+        aside.tell(channel)?;
         let mut moved = false;
         let mut waits_for_pages = false;
         let mut budget = BUDGET;
@@ -674,7 +702,8 @@ impl Link {
         else {
             return Some(message);
         };
-        let waits = !self.inbox.seems_empty() || !outgoing.is_empty();
+        let waits =
+            !self.inbox.seems_empty() || self.inbox.holds_back() || !outgoing.is_empty();
         // Who finds that it cannot be sent deals with that where it queues.
         if waits || message.is_expired() || channel.send(&message).is_err() {
             return Some(message);
@@ -794,13 +823,11 @@ impl Link {
     }
 }
 
-fn find_note(channel: &mut Channel, pending: Pending) -> Result<[u8; NOTE_LEN], Violation> {
-    let mut note = [0; NOTE_LEN];
-    if pending.length() != note.len() {
-        return Err(Violation::Note);
-    }
-    channel.rx.take(pending, &mut note);
-    Ok(note)
+fn find_note(channel: &mut Channel, pending: Pending) -> Result<Note, Violation> {
+    let mut bytes = [0; LONG_NOTE];
+    let note = bytes.get_mut(..pending.length()).ok_or(Violation::Note)?;
+    channel.rx.take(pending, note);
+    Note::decode(note).ok_or(Violation::Note)
 }
 
 /// Drops the messages that the other end has taken, in order.

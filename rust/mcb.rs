@@ -56,6 +56,8 @@ use watch::Notices;
 
 /// Most links of guests that are kept without a channel.
 const MAX_PARKED: usize = 64;
+/// Most links that have ended, and still hold what their receivers had no room for.
+const MAX_LINGERING: u32 = 64;
 /// What the bridge itself sends is charged to this principal.
 const BRIDGE: Principal = Principal {
     id: 0,
@@ -124,6 +126,16 @@ impl Endpoint {
 pub(crate) type Target = Receiver<Arc<Endpoint>, Arc<Link>, Arc<Fabric>>;
 
 impl Target {
+    /// Whether it is the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Endpoint(a), Self::Endpoint(b)) => Arc::ptr_eq(a, b),
+            (Self::Link(a), Self::Link(b)) => Arc::ptr_eq(a, b),
+            (Self::Fabric(a), Self::Fabric(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     pub(crate) fn inbox(&self) -> &Inbox {
         match self {
             Self::Endpoint(endpoint) => &endpoint.inbox,
@@ -290,6 +302,8 @@ pub(crate) struct Bridge {
     /// How many delayed works wait for their time, and whether no more may.
     delayed: Atomic<u32>,
     closing: Atomic<bool>,
+    /// How many links have ended that still hold what their receivers had no room for.
+    lingering: Atomic<u32>,
 }
 
 struct Table {
@@ -333,6 +347,7 @@ impl Bridge {
                 expiry <- new_delayed_work!("mgmt_expiry"),
                 delayed: Atomic::new(0),
                 closing: Atomic::new(false),
+                lingering: Atomic::new(0),
             }),
             GFP_KERNEL,
         )
@@ -377,6 +392,19 @@ impl Bridge {
 
     pub(crate) fn delay_ended(&self) {
         self.delayed.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether one more link that has ended may hold messages, until [`Bridge::lingered`].
+    pub(crate) fn may_linger(&self) -> bool {
+        let may = self.lingering.fetch_add(1, Relaxed) < MAX_LINGERING;
+        if !may {
+            self.lingered();
+        }
+        may
+    }
+
+    pub(crate) fn lingered(&self) {
+        self.lingering.fetch_sub(1, Relaxed);
     }
 
     /// Another open file, or incarnation of a link, of this account.
@@ -874,7 +902,7 @@ impl Bridge {
         }
     }
 
-    fn deliver_one(&self, message: Draft, target: &Target) {
+    pub(crate) fn deliver_one(&self, message: Draft, target: &Target) {
         target.trace_route(&message);
         let pushed = if message.principal == BRIDGE {
             target.push_returned(message)

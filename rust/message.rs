@@ -6,6 +6,7 @@ use crate::{
     payload::Payload,
     pure::{
         account::Owner,
+        flow::Flow,
         large::MAX_INLINE,
         quota::Amount, //
     },
@@ -94,9 +95,14 @@ impl Draft {
 
     /// The memory of a message that nobody has any more.
     pub(crate) fn emptied(message: ListArc<Message>) -> Option<Self> {
-        let mut draft = Self(Arc::into_unique_or_drop(message.into_arc())?);
+        let mut draft = Self::whole(message)?;
         draft.clear();
         Some(draft)
+    }
+
+    /// A message that nobody has any more but who gives it.
+    pub(crate) fn whole(message: ListArc<Message>) -> Option<Self> {
+        Arc::into_unique_or_drop(message.into_arc()).map(Self)
     }
 
     fn clear(&mut self) {
@@ -240,6 +246,16 @@ impl From<Draft> for ListArc<Message> {
 }
 
 impl Message {
+    /// What it is of, of all that goes its way.
+    pub(crate) fn flow(&self) -> Flow {
+        Flow::of(self.encoded())
+    }
+
+    /// Whether it asks who is there, and bridges answer: then its place among others is nothing to anybody.
+    pub(crate) fn is_question(&self) -> bool {
+        Header::is_question(self.encoded())
+    }
+
     /// The header, encoded, as it was when it came.
     fn encoded(&self) -> &[u8; HEADER_LEN] {
         // There is one as soon as there is anything.

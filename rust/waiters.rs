@@ -76,7 +76,7 @@ impl Stalled {
                 self.links.insert(node);
                 self.count += 1;
             }
-            Err(_) => Link::schedule(link),
+            Err(_) => Link::try_again(link),
         }
     }
 
@@ -91,7 +91,7 @@ impl Stalled {
         }
         if let Some(link) = self.links.remove(&principal) {
             self.count -= 1;
-            Link::schedule(&link);
+            Link::try_again(&link);
         }
     }
 
@@ -101,7 +101,7 @@ impl Stalled {
             return;
         }
         for link in core::mem::take(&mut self.links).values() {
-            Link::schedule(link);
+            Link::try_again(link);
         }
         (self.count, self.gone) = (0, 0);
     }

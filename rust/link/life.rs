@@ -9,13 +9,13 @@ use super::{forget_consumed, Io, Link, Violation};
 use crate::{
     bh::SpinLockBh,
     channel::Channel,
-    inbox::PushError,
     large::Large,
     mcb::Target,
     message::Message,
     pure::{
+        flow::Note,
         lineage::{Answer, Mismatch, Offer},
-        ring::{Format, PushError as RingError}, //
+        ring::PushError as RingError, //
     },
     spares::Spares,
     wire::Reason,
@@ -36,10 +36,6 @@ pub(crate) const PARK_UPLINK: Delta = Delta::from_secs(60);
 const PARK_SUSPENDED: Delta = Delta::from_secs(300);
 /// How long a management VM keeps the link of a guest whose channel is made anew.
 pub(crate) const PARK_BRIEFLY: Delta = Delta::from_secs(30);
-
-/// Bytes of a note, and the one that says: this domain is about to be suspended.
-pub(super) const NOTE_LEN: usize = 8;
-const PAUSING: [u8; NOTE_LEN] = [1, 0, 0, 0, 0, 0, 0, 0];
 
 /// How long a guest that came from another platform waits for what that has of it.
 const ARRIVAL: Delta = Delta::from_secs(30);
@@ -115,15 +111,6 @@ impl Io {
         self.sent.push_all_back(&mut self.outgoing);
         self.outgoing.push_all_back(&mut self.sent);
     }
-
-    /// Takes a word of the other end.
-    pub(super) fn take_note(&mut self, note: &[u8; NOTE_LEN]) -> Result<(), Violation> {
-        if *note != PAUSING {
-            return Err(Violation::Note);
-        }
-        self.announced = true;
-        Ok(())
-    }
 }
 
 impl Link {
@@ -180,6 +167,9 @@ impl Link {
         io.channel = Some(channel);
         io.paused = None;
         io.announced = false;
+        // Nobody has told it yet what to hold back, nor the other end.
+        io.aside.forget_told();
+        self.inbox.go_on_with_all();
         drop(io);
         self.attached.store(true, ordering::Relaxed);
         // What came before this moment had its event unanswered.
@@ -279,6 +269,10 @@ impl Link {
             return Err(EBUSY);
         }
         let mut io = self.io.lock();
+        if io.aside.waits() || io.stopped.is_some() {
+            // What the guest had sent before it went is first.
+            return Err(EBUSY);
+        }
         let moving = lock.lock();
         self.moved.store(true, ordering::Relaxed);
         take(self.left(&mut io));
@@ -323,17 +317,19 @@ impl Link {
         self.bridge.remove_link(self);
         let mut io = self.io.lock();
         let channel = io.take_channel(rings, &self.bridge.spares);
-        let stalled = io.stalled.take();
         let mut left = self.left(&mut io);
-        drop(io);
-        if let Some((message, target)) = stalled {
-            // The other end was told that it arrived: one message may pass the share.
-            if let Err(PushError::Closed(message) | PushError::Full(message)) =
-                target.push_returned(message)
-            {
-                self.bridge.bounce(&message, Reason::PeerGone);
+        // The other end was told that it arrived.
+        if io.aside.waits() || io.stopped.is_some() {
+            if self.bridge.may_linger() {
+                io.lingers = true;
+            } else {
+                left.push_all_back(&mut io.aside.take_all(self.inbox.account()));
+                if let Some(stopped) = io.stopped.take() {
+                    left.push_back(stopped.message.into());
+                }
             }
         }
+        drop(io);
         while let Some(message) = left.pop_front() {
             self.bridge.bounce(&message, Reason::PeerGone);
         }
@@ -460,18 +456,20 @@ impl Link {
                 cursor.move_next();
             }
         }
-        let stalled = io
-            .stalled
+        more |= io.aside.expire(self.inbox.account(), &mut expired);
+        let stopped = io
+            .stopped
             .as_ref()
-            .is_some_and(|(message, _)| message.has_deadline());
+            .is_some_and(|stopped| stopped.message.has_deadline());
         drop(io);
+        let any = stopped || !expired.is_empty();
         while let Some(message) = expired.pop_front() {
             self.bridge.bounce(&message, Reason::Deadline);
         }
-        if stalled {
-            Self::schedule(self);
+        if any {
+            Self::try_again(self);
         }
-        more || stalled
+        more || stopped
     }
 }
 
@@ -482,7 +480,7 @@ impl Io {
             return Ok(true);
         };
         if !*told {
-            match channel.tx.push_as(Format::Note, &[&PAUSING]) {
+            match channel.tell(&Note::Pausing) {
                 Ok(()) => *told = true,
                 Err(RingError::Broken(broken)) => return Err(Violation::Ring(broken)),
                 Err(RingError::Full | RingError::TooLarge) => {}

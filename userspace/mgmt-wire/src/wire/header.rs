@@ -33,6 +33,9 @@ mod at {
 /// Where the deadline is in an encoded header, for who passes a message on and writes what is left.
 pub const DEADLINE_AT: core::ops::Range<usize> = at::DEADLINE..at::EPOCH;
 
+/// Where both addresses are in an encoded header, the source first, for who compares them as bytes.
+pub const ADDRESSES_AT: core::ops::Range<usize> = at::SOURCE..HEADER_LEN;
+
 /// Priority classes: a message of a higher class overtakes those of lower ones; within a class
 /// order is kept.
 pub const CLASSES: usize = 4;
@@ -230,6 +233,13 @@ impl Header {
     /// The priority class of an encoded header.
     pub fn class_of(bytes: &[u8; HEADER_LEN]) -> usize {
         class(bytes[at::PRIORITY])
+    }
+
+    /// Whether an encoded header, which may be wrong, is of a question who is there: bridges answer it.
+    pub fn is_question(bytes: &[u8; HEADER_LEN]) -> bool {
+        let flags = Flags::BROADCAST.union(Flags::REQUEST).bits();
+        bytes[at::KIND] == Kind::Discover as u8
+            && u16::from_le_bytes(array(bytes, at::FLAGS)) & flags == flags
     }
 
     /// Decodes the header at the start of `bytes`, checking all that can be wrong in it alone.

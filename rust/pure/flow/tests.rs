@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+#![cfg(not(loom))]
+
+use super::*;
+use crate::wire::{Address, AppId, Component, Flags, Kind};
+use proptest::{collection::vec, prelude::*};
+use std::collections::VecDeque;
+
+fn app(name: &str) -> AppId {
+    AppId::new(name.as_bytes()).unwrap()
+}
+
+fn vm(vm_id: u32) -> Component {
+    Component::Vm {
+        mvm_ip: [7; 16],
+        vm_id,
+    }
+}
+
+fn header(sender: u8, to: Component, priority: u8) -> Header {
+    Header {
+        source: Address::new(vm(sender.into()), app("From")),
+        priority,
+        ..Header::new(Kind::Data, Address::new(to, app("To")), 0)
+    }
+}
+
+fn flow(sender: u8, to: Component, priority: u8) -> Flow {
+    Flow::of(&header(sender, to, priority).encode())
+}
+
+#[test]
+fn a_flow_is_a_sender_a_receiver_and_a_class() {
+    let one = flow(1, vm(3), 10);
+    assert_eq!(one, flow(1, vm(3), 63));
+    for other in [
+        flow(2, vm(3), 10),
+        flow(1, vm(4), 10),
+        flow(1, vm(3), 64),
+        flow(1, Component::Stable([3; 16]), 10),
+    ] {
+        assert_ne!(one, other);
+    }
+    assert_eq!(flow(1, vm(3), 255).class(), CLASSES - 1);
+}
+
+#[test]
+fn names_of_one_component_may_meet() {
+    let nowhere = Component::Vm {
+        mvm_ip: [0; 16],
+        vm_id: 3,
+    };
+    let (stable, other) = (Component::Stable([3; 16]), Component::Stable([4; 16]));
+    for (a, b, meet) in [
+        (vm(3), vm(3), true),
+        (vm(3), nowhere, true),
+        (vm(3), vm(4), false),
+        (vm(3), stable, true),
+        (stable, other, false),
+        (Component::Mvm, vm(3), true),
+        (Component::Platform, vm(3), true),
+    ] {
+        let (a, b) = (flow(1, a, 0), flow(1, b, 0));
+        assert!(a.is_like(&b));
+        assert_eq!(a.may_meet(&b), meet);
+        assert_eq!(b.may_meet(&a), meet);
+    }
+    for other in [flow(2, vm(3), 0), flow(1, vm(3), 64)] {
+        assert!(!flow(1, vm(3), 0).is_like(&other));
+        assert!(!flow(1, vm(3), 0).may_meet(&other));
+    }
+}
+
+#[test]
+fn a_question_is_in_no_flow() {
+    let mut question = header(1, Component::Platform, 0);
+    question.kind = Kind::Discover;
+    assert!(!Header::is_question(&question.encode()));
+    question.flags = Flags::BROADCAST.union(Flags::REQUEST);
+    assert!(Header::is_question(&question.encode()));
+    question.kind = Kind::Data;
+    assert!(!Header::is_question(&question.encode()));
+}
+
+fn bytes(note: &Note) -> Vec<u8> {
+    let (head, flow) = note.encode();
+    [&head, flow].concat()
+}
+
+#[test]
+fn notes_are_read_as_they_were_written() {
+    let flow = flow(1, vm(3), 130);
+    for (note, length) in [
+        (Note::Pausing, SHORT_NOTE),
+        (Note::Hold(flow), LONG_NOTE),
+        (Note::GoOn(flow), LONG_NOTE),
+    ] {
+        assert_eq!(bytes(&note).len(), length);
+        assert_eq!(Note::decode(&bytes(&note)), Some(note));
+    }
+    assert_eq!(bytes(&Note::Pausing), [1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes(&Note::Hold(flow))[..8], [2, 2, 0, 0, 0, 0, 0, 0]);
+}
+
+proptest! {
+    /// What is no note is not taken for one.
+    #[test]
+    fn a_note_has_one_form(word in 0u8..6, class in 0u8..6, rest in vec(0u8..2, 0..200)) {
+        let mut note = vec![word, class];
+        note.extend(rest);
+        if let Some(known) = Note::decode(&note) {
+            prop_assert_eq!(bytes(&known), note);
+        }
+    }
+}
+
+/// A message: which receiver it goes to, by which name, and its number among those to that receiver.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    receiver: usize,
+    flow: Flow,
+    number: u32,
+}
+
+/// The sender's end, as a link's inbox is.
+#[derive(Default)]
+struct Sender {
+    lane: VecDeque<Message>,
+    held: Vec<Held>,
+    behind: VecDeque<Message>,
+}
+
+impl Sender {
+    fn next(&mut self) -> Option<Message> {
+        while let Some(message) = self.lane.pop_front() {
+            let flow = message.flow;
+            match before(&self.held, &flow) {
+                Before::Nothing => return Some(message),
+                Before::Own => {}
+                Before::Another => self.held.push(Held { flow, told: false }),
+            }
+            self.behind.push_back(message);
+        }
+        None
+    }
+
+    fn go_on(&mut self, still: impl Fn(&Held) -> bool) {
+        self.held.retain(|held| held.told && still(held));
+        self.behind.append(&mut self.lane);
+        std::mem::swap(&mut self.lane, &mut self.behind);
+    }
+
+    fn take(&mut self, note: &Note) {
+        match note {
+            Note::Hold(flow) => match self.held.iter_mut().find(|held| held.flow == *flow) {
+                Some(held) => held.told = true,
+                None => self.held.push(Held {
+                    flow: *flow,
+                    told: true,
+                }),
+            },
+            Note::GoOn(flow) => self.go_on(|held| held.flow != *flow),
+            Note::Pausing => unreachable!(),
+        }
+        assert!(self.held.iter().filter(|held| held.told).count() <= MAX_FLOWS);
+    }
+}
+
+/// The receivers' end, as a link is. All receivers have room for so many.
+struct Receiver {
+    inboxes: Vec<VecDeque<Message>>,
+    aside: Vec<(Flow, usize, Told, VecDeque<Message>)>,
+}
+
+const ROOM: usize = 2;
+const RING: usize = 6;
+
+impl Receiver {
+    fn hand_over(&mut self) {
+        for (_, receiver, _, messages) in &mut self.aside {
+            let inbox = &mut self.inboxes[*receiver];
+            while inbox.len() < ROOM {
+                let Some(message) = messages.pop_front() else {
+                    break;
+                };
+                inbox.push_back(message);
+            }
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        let known = self.aside.iter_mut().find(|(flow, receiver, ..)| {
+            *flow == message.flow || flow.is_like(&message.flow) && *receiver == message.receiver
+        });
+        let inbox = &mut self.inboxes[message.receiver];
+        match known {
+            Some((.., messages)) if !messages.is_empty() || inbox.len() >= ROOM => {
+                messages.push_back(message);
+            }
+            None if inbox.len() >= ROOM => {
+                let messages = [message].into();
+                self.aside
+                    .push((message.flow, message.receiver, Told::default(), messages));
+            }
+            _ => inbox.push_back(message),
+        }
+    }
+
+    fn tell(&mut self, notes: &mut VecDeque<Note>) {
+        for (flow, _, told, messages) in &mut self.aside {
+            let waits = !messages.is_empty();
+            if let Some(note) = told.word(flow, waits) {
+                told.tell(waits);
+                notes.push_back(note);
+            }
+        }
+        self.aside
+            .retain(|(_, _, told, messages)| !messages.is_empty() || told.holds());
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Sends to this receiver, by its VM_ID or by its stable name.
+    Send(usize, bool),
+    Transmit,
+    Receive,
+    Tell,
+    TakeNote,
+    Read(usize),
+    /// The channel is made anew; what was in the ring is sent again.
+    Anew,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0usize..3, any::<bool>()).prop_map(|(to, stable)| Step::Send(to, stable)),
+        4 => Just(Step::Transmit),
+        4 => Just(Step::Receive),
+        2 => Just(Step::Tell),
+        2 => Just(Step::TakeNote),
+        2 => (0usize..3).prop_map(Step::Read),
+        1 => Just(Step::Anew),
+    ]
+}
+
+proptest! {
+    /// Of one sender each receiver gets all, each once and in order, by whatever names; and a receiver
+    /// that does not read stops no other.
+    #[test]
+    fn a_full_receiver_stops_its_senders_alone(steps in vec(step(), 1..400)) {
+        let mut sender = Sender::default();
+        let mut receiver = Receiver { inboxes: vec![VecDeque::new(); 3], aside: vec![] };
+        let (mut ring, mut notes) = (VecDeque::new(), VecDeque::new());
+        let (mut sent, mut read) = ([0; 3], [0; 3]);
+        let mut read_one = |receiver: &mut Receiver, at: usize| {
+            let Some(message) = receiver.inboxes[at].pop_front() else {
+                return false;
+            };
+            assert_eq!((message.receiver, message.number), (at, read[at]));
+            read[at] += 1;
+            true
+        };
+        let transmit = |sender: &mut Sender, ring: &mut VecDeque<Message>| {
+            while ring.len() < RING {
+                let Some(message) = sender.next() else { break };
+                ring.push_back(message);
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Send(to, stable) => {
+                    let name = match stable {
+                        true => Component::Stable([to as u8; 16]),
+                        false => vm(to as u32),
+                    };
+                    sender.lane.push_back(Message {
+                        receiver: to,
+                        flow: flow(1, name, 0),
+                        number: sent[to],
+                    });
+                    sent[to] += 1;
+                }
+                Step::Transmit => transmit(&mut sender, &mut ring),
+                Step::Receive => {
+                    receiver.hand_over();
+                    if let Some(message) = ring.pop_front() {
+                        receiver.receive(message);
+                    }
+                }
+                Step::Tell => receiver.tell(&mut notes),
+                Step::TakeNote => {
+                    if let Some(note) = notes.pop_front() {
+                        sender.take(&note);
+                    }
+                }
+                Step::Read(at) => {
+                    read_one(&mut receiver, at);
+                }
+                Step::Anew => {
+                    notes.clear();
+                    sender.go_on(|_| false);
+                    for (_, _, told, _) in &mut receiver.aside {
+                        *told = Told::default();
+                    }
+                    receiver.aside.retain(|(_, _, _, messages)| !messages.is_empty());
+                }
+            }
+        }
+        // The first does not read from now on; the others get all of theirs, whatever is left of its.
+        let mut settle = |readers: core::ops::Range<usize>| {
+            for _ in 0..2000 {
+                receiver.hand_over();
+                receiver.tell(&mut notes);
+                notes.drain(..).for_each(|note| sender.take(&note));
+                transmit(&mut sender, &mut ring);
+                ring.drain(..).for_each(|message| receiver.receive(message));
+                readers.clone().for_each(|at| while read_one(&mut receiver, at) {});
+            }
+        };
+        settle(1..3);
+        settle(0..3);
+        prop_assert_eq!(read, sent);
+    }
+}
