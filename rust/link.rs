@@ -269,6 +269,8 @@ enum Violation {
     NotGranted,
     /// A note that means nothing.
     Note,
+    /// It has too many flows held back.
+    Held,
 }
 
 /// What was in the ring.
@@ -292,6 +294,7 @@ impl fmt::Display for Violation {
             Self::Forged => write!(f, "a message that no bridge sends"),
             Self::NotGranted => write!(f, "a message without its pages"),
             Self::Note => write!(f, "an unknown note"),
+            Self::Held => write!(f, "more flows to hold back than there may be"),
         }
     }
 }
@@ -573,7 +576,7 @@ impl Link {
                 // Messages may have to be looked through for it.
                 io.pace.spend();
                 let held = self.inbox.hold_back(flow);
-                held.map_err(|TooMany| Violation::Note)?;
+                held.map_err(|TooMany| Violation::Held)?;
             }
             Note::GoOn(flow) => self.inbox.go_on(&flow),
         }

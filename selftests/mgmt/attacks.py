@@ -91,6 +91,51 @@ def ring_attacks(side):
     return attacks
 
 
+def note(word, addresses=b"", priority_class=0):
+    """A command that sends a note."""
+    data = bytes([word, priority_class, 0, 0, 0, 0, 0, 0]) + addresses
+    return f"record {len(data)} 2 {data.hex()}"
+
+
+PAUSING, HOLD, GO_ON = 1, 2, 3
+
+
+def flow(side, number=0):
+    """The addresses of a flow."""
+    return nobody(side, sequence=number).encode()[64:188] + little(number)
+
+
+def note_attacks(side):
+    """What a note may not be: name, commands, the complaint."""
+    addresses = flow(side)
+    unknown = [(f"note {word}", [note(word, addresses)]) for word in (0, 4, 255)]
+    unknown += [
+        ("an empty note", ["record 0 2"]),
+        ("a note of 7 bytes", ["record 7 2 01000000000000"]),
+        ("half an address", [note(HOLD, addresses[:64])]),
+        ("one more byte", [note(HOLD, addresses + b"\0")]),
+        ("a note as long as a message", [note(HOLD, addresses + bytes(100))]),
+        ("a hold without a flow", [note(HOLD)]),
+        ("a class that there is not", [note(HOLD, addresses, 4)]),
+        ("a pause of a flow", [note(PAUSING, addresses)]),
+        ("a pause of a class", [note(PAUSING, b"", 1)]),
+        ("a reserved byte", ["record 8 2 0100000000000001"]),
+    ]
+    attacks = [(name, commands, "Length" if "empty" in name else "unknown note") for name, commands in unknown]
+    many = [note(HOLD, flow(side, number)) for number in range(33)]
+    return attacks + [("33 flows held", many, "more flows")]
+
+
+def harmless_notes(side):
+    """Holds and goes on as it likes, which is nobody's loss but its own."""
+    one, other = flow(side, 1), flow(side, 2)
+    stays(side, "a flow held twice", note(HOLD, one), note(HOLD, one))
+    stays(side, "a flow that goes on and was not held", note(GO_ON, one))
+    stays(side, "32 flows held, in each class", *(note(HOLD, flow(side, n), n % 4) for n in range(32)))
+    commands = [note(word, addresses) for word in (HOLD, GO_ON) for addresses in (one, other)]
+    stays(side, "held and gone on with, again and again", *(20 * commands))
+
+
 def closes(side, name, commands, text, **knobs):
     """The attack ends its channel, with one complaint that says why."""
     side.fresh(**knobs)

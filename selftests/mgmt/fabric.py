@@ -253,7 +253,7 @@ def daemons_come_and_go():
             equal("accepted", 0, fabric.accepted)
 
 
-@case
+@case(timeout=180)
 def bounded():
     """A daemon that settles nothing is handed no more than a window, and senders wait."""
     with FabricFile() as fabric, File("Here", nonblock=True) as f:

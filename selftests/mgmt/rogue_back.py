@@ -15,7 +15,7 @@ from attacker import (
     ATTACKER, CONNECTED, INITIALISED, NODES, OFFERED, SILENT,
     back, back_case, bind_back, front, grants, nobody, shell, states,
 )  # fmt: skip
-from attacks import closing_attacks, header_attacks, ring_attacks
+from attacks import closing_attacks, harmless_notes, header_attacks, note_attacks, ring_attacks
 from mgmt import check, equal
 
 
@@ -29,6 +29,13 @@ def headers(side):
 def rings(side):
     """Wild indices, lengths and formats close the channel, with one complaint."""
     closing_attacks(side, ring_attacks(side))
+
+
+@back_case
+def notes(side):
+    """Notes that mean nothing close the channel; holding flows back for no reason has no effect."""
+    closing_attacks(side, note_attacks(side))
+    harmless_notes(side)
 
 
 @back_case

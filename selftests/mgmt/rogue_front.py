@@ -15,7 +15,7 @@ from attacker import (
     ATTACKER, CLOSED, CONNECTED, GONE, HONEST, INITIALISED, NODES, OFFERED, OTHER, READONLY, SAME, SILENT, SWAPPED,
     Domain, back, bind_back, front, front_case, held, nobody, shell, states, wait_states,
 )  # fmt: skip
-from attacks import closing_attacks, header_attacks, ring_attacks, stays
+from attacks import closing_attacks, harmless_notes, header_attacks, note_attacks, ring_attacks, stays
 from mgmt import NO_UNDELIVERABLE, UNDELIVERABLE, Bystander, File, app_id, case, check, equal, message, vm
 
 
@@ -97,6 +97,13 @@ def padding(side):
             equal(f"{size} bytes: padding", bytes(-length % 8), rest[length:])
             equal(f"{size} bytes: reserved", bytes(24), rest[40:64])
             sender.read(0.1)
+
+
+@front_case
+def notes(side):
+    """Notes that mean nothing close the channel; holding flows back for no reason has no effect."""
+    closing_attacks(side, note_attacks(side))
+    harmless_notes(side)
 
 
 @front_case
