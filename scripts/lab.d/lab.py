@@ -137,7 +137,7 @@ def options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--icount-shift", type=int, default=2, metavar="N", help="2^N ns for each (2)")
     g = p.add_argument_group("time and judgement")
     g.add_argument(
-        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 3600, extended: 7200, shell: none)"
+        "--timeout", type=float, metavar="S", help="for all of it (run: 900, test: 4500, extended: 7200, shell: none)"
     )
     g.add_argument(
         "--step-timeout", type=float, default=90, metavar="S", help="for each call of the toolstack (90)"
@@ -229,7 +229,7 @@ def test(args: argparse.Namespace) -> int:
     args.spare_mem = max(args.spare_mem, 400)
     if not (TOP / "selftests/run_kselftest.sh").exists():
         raise LabError("there is no selftests/run_kselftest.sh")
-    defaults(args, 7200 if args.extended else 3600)
+    defaults(args, 7200 if args.extended else 4500)
     directory = new_run("test")
     (directory / "ktap.txt").symlink_to("output.log")
     return Session(args, directory).execute()

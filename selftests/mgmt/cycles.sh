@@ -9,7 +9,8 @@
 # What Xen and xenstore count must be exactly as before. Memory has noise, so
 # half an object, or half a page, per cycle is allowed: one of either that leaks
 # in each cycle is twice that. With few cycles, the noise of what ran before is
-# more than such pages.
+# more than such pages. Free objects of the slab that a CPU allocates from count as
+# in use, so what was least of several looks is taken.
 
 # shellcheck source=selftests/mgmt/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -78,8 +79,14 @@ MEMORY='
 # of unmapped memory (vmap_area) when it likes; those in use are counted exactly.
 NOISE='^slab:(vmap_area|dentry|.*inode.*|radix_tree_node|vm_area_struct|vma_.*|maple_node|anon_vma.*|filp|file_.*|pid.*|task_.*|cred.*|signal_cache|sighand_cache|files_cache|mm_struct|fs_cache|buffer_head|bio.*|skbuff.*|names_cache|lsm_.*|pool_workqueue|proc_dir_.*|shmem_.*|seq_file|numa_policy|nsproxy|eventpoll.*|sock_.*|UNIX.*|request_.*|xfs_.*|ext4.*|squashfs.*|ovl_.*|trace_event.*|percpu_.*|perf_.*|ep_.*|khugepaged.*|uts_.*|ip_.*|TCP.*|UDP.*|RAW.*|fib.*|tcp_.*|mnt_cache|delayed_node|sgpool.*|posix_.*|jbd2.*) '
 
+# memory DOMAIN LOOKS: the least of each in so many looks.
 memory() {
-	on "$1" "$MEMORY" | grep -vE "$NOISE" | sort
+	local i
+	for ((i = 0; i < $2; i++)); do
+		on "$1" "$MEMORY"
+	done | grep -vE "$NOISE" | awk '
+		!($1 in least) || $2 < least[$1] { least[$1] = $2 }
+		END { for (name in least) print name, least[name] }' | sort
 }
 
 count() {
@@ -116,7 +123,7 @@ test_start() {
 	ready
 	counted "$WORK/counted.before"
 	for name in dom0 "$G1" "$G2"; do
-		memory "$name" >"$WORK/memory.$name.before"
+		memory "$name" 3 >"$WORK/memory.$name.before"
 	done
 	check "grants were counted" grep -q "^grants of domain ${DOMID[$G1]} [1-9]" "$WORK/counted.before"
 	equal "mappings of rings" "mappings of rings in Dom0: 4" "$(grep mappings "$WORK/counted.before")"
@@ -156,9 +163,17 @@ test_grants_mappings_event_channels_and_nodes_are_as_before() {
 # growth DOMAIN: every cache and the memory must have grown by less than half a
 # unit for each cycle.
 growth() {
+	grown "$1" 2 >"$WORK/growth" || grown "$1" 8 >"$WORK/growth"
+	local status=$?
+	cat "$WORK/growth"
+	return $status
+}
+
+# grown DOMAIN LOOKS
+grown() {
 	local cycles
 	cycles=$(cycles_of "$1")
-	memory "$1" >"$WORK/memory.$1.after"
+	memory "$1" "$2" >"$WORK/memory.$1.after"
 	join "$WORK/memory.$1.before" "$WORK/memory.$1.after" | awk -v cycles="$cycles" -v noise=$((CYCLES < 1000 ? 4096 : 0)) '
 		{ by = $3 - $2; limit = ($1 == "memory") ? cycles * 2 + noise : cycles / 2
 		  if (by > limit) { print "FAIL", $1, "from", $2, "to", $3, "in", cycles, "cycles"; bad = 1 }

@@ -566,7 +566,7 @@ class _TimeUp(BaseException):
 _failed = []
 
 
-def case(function=None, *, timeout=60):
+def case(function=None, *, timeout=120):
     """Marks a test case; its name, or the first line of its doc string, is its title."""
 
     def mark(f):
