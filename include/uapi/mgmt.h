@@ -159,7 +159,7 @@ struct mgmt_link {
 	__u64	tx_messages;		/* put into the channel */
 	__u64	tx_bytes;
 	__u64	undeliverable;		/* messages of this link that went back to it */
-	__u64	stalls;			/* times that a full receiver stopped this link */
+	__u64	stalls;			/* times that a receiver had no room for what came by this link */
 	__u32	queued_messages;	/* waiting for room in the channel */
 	__u32	queued_bytes;
 	__u32	epoch;			/* incarnation of the link */
@@ -248,7 +248,7 @@ struct mgmt_fabric_settle {
 /*
  * MGMT_IOC_FABRIC_MOVED: the guest with this stable name is on another platform now: what waits for
  * it here can be read from this file. ENOENT if no link here leads to it; EBUSY while that link has
- * a channel.
+ * a channel, or anything that the guest had sent waits for room here.
  */
 struct mgmt_fabric_moved {
 	__u8	uuid[16];

@@ -258,7 +258,7 @@ impl Link {
 
     /// As [`Link::end_parked`] for a link whose guest went elsewhere: what waits for the guest goes to
     /// `take`. Who sends to it meanwhile finds [`Link::has_moved`], and that `lock` is held. `EBUSY` if
-    /// the link has a channel.
+    /// the link has a channel, or holds what the guest had sent.
     pub(crate) fn end_moved(
         self: &Arc<Self>,
         lock: &SpinLockBh<()>,

@@ -425,7 +425,7 @@ impl Bridge {
 
     /// The guest with this stable name is on another platform now: what waits for it here goes
     /// there, in order, and then what is sent to it. `ENOENT` if it has no link here, `EBUSY` while
-    /// that has a channel.
+    /// that has a channel, or holds what the guest had sent.
     pub(crate) fn guest_left(&self, fabric: &Arc<Fabric>, uuid: Uuid) -> Result {
         let link = self.stable_guest(&uuid).ok_or(ENOENT)?;
         let component = Component::Stable(uuid);

@@ -313,7 +313,7 @@ fn bridge(to: &mut Family<'_, '_>, channel: &Channel) -> fmt::Result {
         }),
         (
             "mgmt_link_stalls",
-            "Times that the link waited for room",
+            "Times that a receiver had no room for what came by it",
             |l| l.stalls,
         ),
     ];
