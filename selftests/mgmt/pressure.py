@@ -221,7 +221,7 @@ def passes(sender, receiver, to, what):
 def others_pass():
     """Readers that do not read stop those who send to them, and nobody else on the same link."""
     name = guests()[0]
-    vm_id, count = mgmt.domid(name), 8000
+    vm_id, count = mgmt.domid(name), 4000
     up, down = ("Lively", MVM_COMPONENT), ("Beside", vm(vm_id))
     with File("Lazy") as lazy, File("Lively") as lively, File("Above", nonblock=True) as above:
         with GuestFile(name, "Deaf") as deaf, GuestFile(name, "Beside") as beside:
