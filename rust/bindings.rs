@@ -45,6 +45,8 @@ unsafe impl kernel::transmute::AsBytes for mgmt_account {}
 unsafe impl kernel::transmute::AsBytes for mgmt_fabric {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::AsBytes for mgmt_exchange {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::AsBytes for mgmt_hardware {}
 // SAFETY: Its fields are integers: any bytes are valid.
 unsafe impl kernel::transmute::FromBytes for mgmt_policy_load {}
 // SAFETY: As above.
@@ -63,3 +65,7 @@ unsafe impl kernel::transmute::FromBytes for mgmt_fabric_here {}
 unsafe impl kernel::transmute::FromBytes for mgmt_fabric_platform {}
 // SAFETY: As above.
 unsafe impl kernel::transmute::FromBytes for mgmt_exchange {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_hardware {}
+// SAFETY: As above.
+unsafe impl kernel::transmute::FromBytes for mgmt_fabric_hardware {}

@@ -21,7 +21,10 @@ use crate::{
     },
     report,
     trace::{trace, Point},
-    wire::{Address, AppId, Component, Header, Reason, ADDRESS_LEN, APP_ID_LEN, HEADER_LEN}, //
+    wire::{
+        Address, AppId, Component, Header, Reason, Serial, ADDRESS_LEN, APP_ID_LEN, COMPONENT_LEN,
+        HEADER_LEN,
+    }, //
 };
 use kernel::{
     fs::{File, Kiocb},
@@ -409,6 +412,9 @@ const IOC_FABRIC_HERE: u32 = _IOW::<bindings::mgmt_fabric_here>(bindings::MGMT_I
 const IOC_FABRIC_PLATFORM: u32 =
     _IOW::<bindings::mgmt_fabric_platform>(bindings::MGMT_IOC_MAGIC, 14);
 const IOC_BIND_HARDWARE: u32 = _IOW::<bindings::mgmt_bind_hardware>(bindings::MGMT_IOC_MAGIC, 15);
+const IOC_HARDWARE: u32 = _IOWR::<bindings::mgmt_hardware>(bindings::MGMT_IOC_MAGIC, 16);
+const IOC_FABRIC_HARDWARE: u32 =
+    _IOW::<bindings::mgmt_fabric_hardware>(bindings::MGMT_IOC_MAGIC, 17);
 const IOC_LINK: u32 = _IOWR::<bindings::mgmt_link>(bindings::MGMT_IOC_MAGIC, 4);
 
 #[vtable]
@@ -583,6 +589,34 @@ impl MiscDevice for MgmtFile {
                 this.bridge
                     .tell_platform(fabric, asked.mvm_ip, asked.is_there != 0);
             }
+            IOC_FABRIC_HARDWARE => {
+                let asked: bindings::mgmt_fabric_hardware =
+                    user(size_of::<bindings::mgmt_fabric_hardware>())
+                        .reader()
+                        .read()?;
+                if asked.is_there > 1 || asked.reserved.iter().any(|&word| word != 0) {
+                    return Err(EINVAL);
+                }
+                let serial = serial_of(&asked.component)?.ok_or(EINVAL)?;
+                let fabric = this.fabric()?;
+                this.bridge
+                    .tell_hardware(fabric, serial, asked.is_there != 0);
+            }
+            IOC_HARDWARE => {
+                require_admin()?;
+                let (mut reader, mut writer) =
+                    user(size_of::<bindings::mgmt_hardware>()).reader_writer();
+                let asked: bindings::mgmt_hardware = reader.read()?;
+                if asked.reserved.iter().any(|&word| word != 0) {
+                    return Err(EINVAL);
+                }
+                let last = serial_of(&asked.component)?;
+                let next = this.bridge.hardware_after(last).ok_or(ENOENT)?;
+                writer.write(&bindings::mgmt_hardware {
+                    component: Component::Hardware(next).encode(),
+                    ..asked
+                })?;
+            }
             IOC_EXCHANGE => {
                 let (mut reader, mut writer) =
                     user(size_of::<bindings::mgmt_exchange>()).reader_writer();
@@ -606,6 +640,15 @@ fn require_admin() -> Result {
         Ok(())
     } else {
         Err(EPERM)
+    }
+}
+
+/// The serial number of an encoded component, or none if that is unspecified. `EINVAL` for others.
+fn serial_of(component: &[u8; COMPONENT_LEN]) -> Result<Option<Serial>> {
+    match Component::decode(component) {
+        Ok(Component::Hardware(serial)) => Ok(Some(serial)),
+        Ok(Component::Unspecified) => Ok(None),
+        _ => Err(EINVAL),
     }
 }
 

@@ -527,6 +527,13 @@ impl Bridge {
         }
         if table.directory.first(endpoint.service).is_none() {
             table.tell_local(endpoint.service, Event::Down, &mut notices);
+            // Another platform may have it, too.
+            if let (Some(serial), Some(fabric)) =
+                (endpoint.service.serial, table.directory.fabric.clone())
+            {
+                let is_it = |component: &Component| *component == Component::Hardware(serial);
+                table.ask_fabric(&fabric, is_it, &mut notices);
+            }
         }
         drop(table);
         drop(entry);
@@ -637,7 +644,11 @@ impl Bridge {
                 let name = link
                     .uuid
                     .and_then(|uuid| directory.remove_stable(&uuid, id));
-                (directory.remove_guest(id), name, directory.remove_former(id))
+                (
+                    directory.remove_guest(id),
+                    name,
+                    directory.remove_former(id),
+                )
             }
             _ => {
                 directory.remove_uplink();

@@ -278,6 +278,26 @@ struct mgmt_fabric_platform {
 };
 
 /*
+ * MGMT_IOC_HARDWARE: the hardware component that this domain serves, with the smallest serial number (in
+ * the order of bytes) behind the one of @component; all zero: the first. ENOENT if there is none.
+ * CAP_SYS_ADMIN.
+ */
+struct mgmt_hardware {
+	__u8	component[MGMT_COMPONENT_LEN];	/* in and out */
+	__u32	reserved[4];		/* 0 */
+};
+
+/*
+ * MGMT_IOC_FABRIC_HARDWARE: another platform has the hardware of this component, or none has it any
+ * more. Who watches it is told, and asks anew. The link forgets nothing else by that.
+ */
+struct mgmt_fabric_hardware {
+	__u8	component[MGMT_COMPONENT_LEN];
+	__u32	is_there;		/* 1, or 0: it is gone */
+	__u32	reserved[3];		/* 0 */
+};
+
+/*
  * MGMT_IOC_EXCHANGE: send messages, then receive some, in one call. They lie one right behind the
  * other. All of @send is sent as by write(); then, if @receive_length is not 0, the first message is
  * waited for as by read(), and those that are there and fit follow it.
@@ -309,5 +329,7 @@ struct mgmt_exchange {
 #define MGMT_IOC_FABRIC_HERE	_IOW(MGMT_IOC_MAGIC, 13, struct mgmt_fabric_here)
 #define MGMT_IOC_FABRIC_PLATFORM _IOW(MGMT_IOC_MAGIC, 14, struct mgmt_fabric_platform)
 #define MGMT_IOC_BIND_HARDWARE	_IOW(MGMT_IOC_MAGIC, 15, struct mgmt_bind_hardware)
+#define MGMT_IOC_HARDWARE	_IOWR(MGMT_IOC_MAGIC, 16, struct mgmt_hardware)
+#define MGMT_IOC_FABRIC_HARDWARE _IOW(MGMT_IOC_MAGIC, 17, struct mgmt_fabric_hardware)
 
 #endif /* _UAPI_MGMT_H */

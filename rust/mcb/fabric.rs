@@ -19,11 +19,11 @@ use crate::{
     pure::{
         account::Owner,
         fabric::Window,
-        route::{is_remote, is_vm_of, Above, Origin},
+        route::{is_vm_of, Above, Origin},
         uuid::Uuid, //
     },
     trace::{trace, Point},
-    wire::{Component, Event, Flags, Header, Kind, Reason, MAX_HOPS},
+    wire::{Component, Event, Flags, Header, Kind, Reason, Serial, MAX_HOPS},
     xen, //
 };
 use kernel::{
@@ -331,7 +331,7 @@ impl Bridge {
             }
             None => {
                 table.directory.fabric = Some(new.clone());
-                table.ask_fabric(&new, None, &mut notices);
+                table.ask_fabric(&new, |_| true, &mut notices);
                 new
             }
         };
@@ -377,7 +377,7 @@ impl Bridge {
         let origin = Origin::Fabric;
         let (names, source) = (self.names(), header.source.component);
         let is_own = is_vm_of(&names, &source) && self.is_expected(&header);
-        if !is_own && !is_remote(&names, &source, header.kind) {
+        if !is_own && !self.table.lock().directory.may_come(&header) {
             return Err(Refused::Failed(EACCES));
         }
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -518,12 +518,39 @@ impl Bridge {
         let mut notices = Notices::default();
         let mut table = self.table.lock();
         if is_there {
-            table.ask_fabric(fabric, Some(ip), &mut notices);
+            // A stable name may be of any platform.
+            let may_be_there = |component: &Component| match component {
+                Component::Vm { mvm_ip, .. } => ip == *mvm_ip,
+                Component::Hardware(_) => false,
+                _ => true,
+            };
+            table.ask_fabric(fabric, may_be_there, &mut notices);
         } else {
-            table.tell_platform_gone(ip, &mut notices);
+            let is_there = |component: &Component| matches!(component, Component::Vm { mvm_ip, .. } if *mvm_ip == ip);
+            table.tell_gone(is_there, &mut notices);
         }
         drop(table);
         self.tell(notices);
+    }
+
+    /// Another platform has the hardware with this serial number, or none has it any more: tells those
+    /// who watch it.
+    pub(crate) fn tell_hardware(&self, fabric: &Arc<Fabric>, serial: Serial, is_there: bool) {
+        let is_it = |component: &Component| *component == Component::Hardware(serial);
+        let mut notices = Notices::default();
+        let mut table = self.table.lock();
+        if is_there {
+            table.ask_fabric(fabric, is_it, &mut notices);
+        } else {
+            table.tell_gone(is_it, &mut notices);
+        }
+        drop(table);
+        self.tell(notices);
+    }
+
+    /// The hardware that this domain serves, with the smallest serial number behind this one.
+    pub(crate) fn hardware_after(&self, last: Option<Serial>) -> Option<Serial> {
+        self.table.lock().directory.hardware_after(last)
     }
 
     /// Sends a message on to other platforms, under another name.

@@ -5,7 +5,7 @@
 //! The bridge of every domain tells of its own endpoints. A bridge also keeps what it passes on:
 //! it asks again for its askers when a channel comes, and tells them when one goes.
 
-use super::{Bridge, Fabric, Refused, Table, Target, BRIDGE};
+use super::{Bridge, Directory, Fabric, Refused, Table, Target, BRIDGE};
 use crate::{
     account::Taken,
     link::{Comeback, Link},
@@ -227,6 +227,17 @@ impl Table {
         if asks {
             self.tell_at_once(app, watch, way, notices);
         }
+        if self.directory.may_be_elsewhere(watch.origin, way) {
+            // Who asks knows by now that it is not here.
+            let fabric = self.directory.fabric.clone();
+            let may = !asks || self.may_watch(app, watch, Route::Fabric, component);
+            if let Some(fabric) = fabric.filter(|_| may) {
+                notices.add(Notice {
+                    flags: Flags::NO_UNDELIVERABLE,
+                    ..pass(Target::Fabric(fabric), component)
+                });
+            }
+        }
         let one = match way {
             Route::Guest(id) => Some(self.directory.guest(id).map(link)),
             Route::Uplink => Some(self.directory.uplink().map(link)),
@@ -306,21 +317,20 @@ impl Table {
         }
     }
 
-    /// The link to other platforms came, or one of these: asks there for those who want to know.
+    /// The link to other platforms came, or what may be at these components: asks there for those who
+    /// want to know.
     pub(super) fn ask_fabric(
         &self,
         fabric: &Arc<Fabric>,
-        platform: Option<[u8; 16]>,
+        may_be_there: impl Fn(&Component) -> bool,
         notices: &mut Notices,
     ) {
         for ((app, _), watch) in self.watches.iter() {
             let (way, component) = self.directory.route(watch.origin, &watch.component);
-            // A stable name may be of any platform.
-            let is_there = match (platform, component) {
-                (Some(ip), Component::Vm { mvm_ip, .. }) => ip == mvm_ip,
-                _ => true,
-            };
-            if way == Route::Fabric && is_there {
+            let leads_there = way == Route::Fabric
+                || self.directory.may_be_elsewhere(watch.origin, way)
+                    && self.may_watch(*app, watch, Route::Fabric, component);
+            if leads_there && may_be_there(&component) {
                 notices.add(Notice {
                     flags: Flags::NO_UNDELIVERABLE,
                     ..watch.passed(
@@ -334,17 +344,26 @@ impl Table {
         }
     }
 
-    /// Another platform is gone, with all that was up there, and all who asked from there.
-    pub(super) fn tell_platform_gone(&mut self, ip: [u8; 16], notices: &mut Notices) {
-        let is_there = |component: &Component| matches!(component, Component::Vm { mvm_ip, .. } if *mvm_ip == ip);
+    /// What is at these components of other platforms is gone, with all that was up there, and all who
+    /// asked from there.
+    pub(super) fn tell_gone(
+        &mut self,
+        is_there: impl Fn(&Component) -> bool,
+        notices: &mut Notices,
+    ) {
         self.end_watches(
             |watch| watch.origin == Origin::Fabric && is_there(&watch.subscriber.component),
             notices,
         );
-        for ((app, _), watch) in self.watches.iter_mut() {
-            while let Some(at) = watch.up.iter().position(is_there) {
+        let Self {
+            directory, watches, ..
+        } = self;
+        for ((app, _), watch) in watches.iter_mut() {
+            while let Some(at) = watch.up.iter().position(&is_there) {
                 if let Ok(component) = watch.up.remove(at) {
-                    notices.add(watch.notice(component, *app, Event::Down));
+                    if !is_served(directory, component, *app) {
+                        notices.add(watch.notice(component, *app, Event::Down));
+                    }
                 }
             }
         }
@@ -353,23 +372,39 @@ impl Table {
     /// A channel went, with all that was up behind it, and all who asked from there.
     pub(super) fn tell_link_gone(&mut self, origin: Origin, notices: &mut Notices) {
         self.end_watches(|watch| watch.origin == origin, notices);
-        let names = self.directory.names;
-        for ((app, _), watch) in self.watches.iter_mut() {
+        let Self {
+            directory, watches, ..
+        } = self;
+        for ((app, _), watch) in watches.iter_mut() {
             let mut i = 0;
             while let Some(&component) = watch.up.get(i) {
-                let gone = match (route(&names, Origin::Local, &component).0, origin) {
+                let gone = match (route(&directory.names, Origin::Local, &component).0, origin) {
                     (Route::Guest(id), Origin::Guest(gone)) => id == gone,
-                    (Route::Uplink, Origin::Uplink) | (Route::Fabric, Origin::Fabric) => true,
+                    // What hardware is here, its endpoints have told.
+                    (Route::Fabric | Route::Hardware(_), Origin::Fabric)
+                    | (Route::Uplink, Origin::Uplink) => true,
                     _ => false,
                 };
                 if !gone {
                     i += 1;
-                } else if watch.up.remove(i).is_ok() {
+                } else if watch.up.remove(i).is_ok() && !is_served(directory, component, *app) {
                     notices.add(watch.notice(component, *app, Event::Down));
                 }
             }
         }
     }
+}
+
+/// Whether this application of a component is hardware's that is served here.
+fn is_served(directory: &Directory, component: Component, app: AppId) -> bool {
+    let Component::Hardware(serial) = component else {
+        return false;
+    };
+    let service = Service {
+        serial: Some(serial),
+        app,
+    };
+    directory.first(service).is_some()
 }
 
 /// What a guest calls its management VM.

@@ -9,10 +9,10 @@
 
 use super::{
     policy::Verdict,
-    route::{route, Above, Names, Origin, Route, VmName},
+    route::{is_remote, route, Above, Names, Origin, Route, VmName},
     uuid::Uuid, //
 };
-use crate::wire::{AppId, Component, Header, Kind, Reason, Serial};
+use crate::wire::{AppId, Component, Flags, Header, Kind, Reason, Serial};
 
 /// An ordered map. Who uses it allocates and frees its entries, where no lock is held.
 pub trait Map<K: Copy + Ord, V: Clone>: Default {
@@ -59,6 +59,8 @@ pub struct End<'a> {
     pub app: Option<&'a AppId>,
     /// The stable name of the VM, where the bridge knows it.
     pub stable: Option<Uuid>,
+    /// Whether it is hardware of another platform, if it is hardware.
+    pub elsewhere: bool,
 }
 
 /// The rules of who may talk to whom.
@@ -245,8 +247,21 @@ impl<P: Parts> Directory<P> {
             .filter_map(|((service, number), endpoint)| Some((service.serial?, number, endpoint)))
     }
 
+    /// The hardware that somebody serves, with the smallest serial number behind this one; without one,
+    /// the first.
+    pub fn hardware_after(&self, last: Option<Serial>) -> Option<Serial> {
+        let first = Service {
+            serial: last.or(Some(Serial::FIRST)),
+            app: AppId::FIRST,
+        };
+        let mut served = self
+            .endpoints_from((first, 0))
+            .filter_map(|((service, _), _)| service.serial);
+        served.find(|serial| Some(*serial) != last)
+    }
+
     /// Whether anybody serves this hardware.
-    fn is_served(&self, serial: Serial) -> bool {
+    pub fn is_served(&self, serial: Serial) -> bool {
         let first = Service {
             serial: Some(serial),
             app: AppId::FIRST,
@@ -381,6 +396,45 @@ impl<P: Parts> Directory<P> {
         origin == Origin::Fabric || !self.guest(vm_id).is_some_and(P::is_arriving)
     }
 
+    /// Whether hardware may be found on this way that nobody serves here: on another platform. What comes
+    /// from one is not sent on to a third.
+    pub fn may_be_elsewhere(&self, origin: Origin, way: Route) -> bool {
+        let Route::Hardware(serial) = way else {
+            return false;
+        };
+        origin != Origin::Fabric && self.fabric.is_some() && !self.is_served(serial)
+    }
+
+    /// Whether the fabric may bring this from there. Nobody there speaks for hardware that is served here;
+    /// that a request did not reach it, who asked hears once, and only of what went there.
+    pub fn may_come(&self, header: &Header) -> bool {
+        let is_told = header.kind == Kind::Undeliverable && header.flags.contains(Flags::REQUEST);
+        let is_ours = match header.source.component {
+            Component::Hardware(serial) => self.is_served(serial) && !is_told,
+            _ => false,
+        };
+        !is_ours && is_remote(&self.names, &header.source.component, header.kind)
+    }
+
+    /// What the rules say of a message, and its way: to hardware of another platform, if nobody here
+    /// serves it and they let it go there.
+    fn judge_way(
+        &self,
+        rules: &impl Rules,
+        origin: Origin,
+        way: Route,
+        header: &Header,
+        component: Component,
+    ) -> (Route, Verdict) {
+        if self.may_be_elsewhere(origin, way) {
+            let verdict = self.judge(rules, origin, Route::Fabric, header, component);
+            if verdict != Verdict::Deny {
+                return (Route::Fabric, verdict);
+            }
+        }
+        (way, self.judge(rules, origin, way, header, component))
+    }
+
     /// Finds the receiver of a message to one, and the name that its component is to carry, as far
     /// as the rules allow.
     pub fn find(
@@ -394,7 +448,8 @@ impl<P: Parts> Directory<P> {
         } else {
             self.route(origin, &header.destination.component)
         };
-        let receiver = match self.judge(rules, origin, way, header, component) {
+        let (way, verdict) = self.judge_way(rules, origin, way, header, component);
+        let receiver = match verdict {
             Verdict::Allow => self.locate(way, header.destination.app)?,
             Verdict::Deny => return Err(NoReceiver::Unreachable(Reason::Denied)),
             Verdict::Through(broker) => self.locate(Route::Local, Some(broker))?,
@@ -409,7 +464,10 @@ impl<P: Parts> Directory<P> {
         origin: Origin,
         header: &Header,
     ) -> Result<(ReceiverOf<P>, Component), NoReceiver> {
-        let (way, component) = self.route_back(origin, &header.destination.component);
+        let (mut way, component) = self.route_back(origin, &header.destination.component);
+        if self.may_be_elsewhere(origin, way) {
+            way = Route::Fabric;
+        }
         Ok((self.locate(way, header.destination.app)?, component))
     }
 
@@ -424,7 +482,10 @@ impl<P: Parts> Directory<P> {
         sender: u64,
         mut found: impl FnMut(ReceiverOf<P>, Component) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (way, component) = self.route(origin, &header.destination.component);
+        let (mut way, component) = self.route(origin, &header.destination.component);
+        if self.may_be_elsewhere(origin, way) {
+            way = Route::Fabric;
+        }
         // Where a rule forbids it, nobody is told: a broadcast is to whom it may reach.
         let mut add = |way, receiver, component| {
             let receiver = match self.judge(rules, origin, way, header, component) {
@@ -513,11 +574,13 @@ impl<P: Parts> Directory<P> {
             component: source,
             app: header.source.app.as_ref(),
             stable: self.stable_name(&source),
+            elsewhere: origin == Origin::Fabric,
         };
         let destination = End {
             component,
             app: header.destination.app.as_ref(),
             stable: self.stable_name(&component),
+            elsewhere: matches!(way, Route::Fabric),
         };
         rules.decide(mvm, &source, &destination, header.kind)
     }

@@ -48,9 +48,9 @@ pub enum ComponentPattern {
     },
     /// `uuid:UUID`: the VM with this stable name.
     Stable([u8; 16]),
-    /// `hw:*`
+    /// `hw:*`: all of this platform.
     AllHardware,
-    /// `hw:SERIAL`
+    /// `hw:SERIAL`: wherever it is.
     Hardware(Serial),
 }
 

@@ -195,16 +195,21 @@ fn from_fabric(names: &Names, destination: Component) -> (Route, Component) {
             to_vm(names, Origin::Fabric, VmName { mvm_ip, vm_id })
         }
         Component::Stable(uuid) if names.stable == Some(uuid) => (Route::Local, names.mvm.into()),
+        Component::Hardware(serial) if names.above == Above::Nobody => {
+            (Route::Hardware(serial), destination)
+        }
         _ => (Route::Unreachable(Reason::NoComponent), destination),
     }
 }
 
-/// Whether the fabric may bring a message of this kind from there: from a VM of another platform. What
-/// comes back bears the name that it was sent to, of which this platform may know nothing.
+/// Whether the fabric may bring a message of this kind from there: from a VM of another platform, or
+/// from hardware, which whoever knows it must see to. What comes back bears the name that it was sent
+/// to, of which this platform may know nothing.
 pub fn is_remote(names: &Names, source: &Component, kind: Kind) -> bool {
     match source {
         Component::Vm { mvm_ip, .. } => *mvm_ip != UNSPECIFIED_IP && *mvm_ip != names.mvm.mvm_ip,
-        Component::Stable(_) | Component::Hardware(_) => kind == Kind::Undeliverable,
+        Component::Stable(_) => kind == Kind::Undeliverable,
+        Component::Hardware(_) => true,
         _ => false,
     }
 }
@@ -239,7 +244,7 @@ pub fn is_same_vm(a: &Component, b: &Component) -> bool {
 /// by the way that it went.
 ///
 /// The management VM may answer for anybody: a rule may have sent the request through its broker.
-/// What other names stand for is not known here.
+/// What stable names stand for is not known here.
 pub fn is_answer(names: &Names, destination: &Address, source: &Address) -> bool {
     let mvm = match names.above {
         Above::Connected { own, mvm_id } => VmName {
@@ -249,7 +254,7 @@ pub fn is_answer(names: &Names, destination: &Address, source: &Address) -> bool
         Above::Nobody | Above::Disconnected => names.mvm,
     };
     let is_there = match destination.component {
-        Component::Stable(_) | Component::Hardware(_) => true,
+        Component::Stable(_) => true,
         component => is_same_vm(&component, &source.component),
     };
     is_there && source.app == destination.app || is_same_vm(&mvm.into(), &source.component)

@@ -304,6 +304,66 @@ def partition_that_lasts():
         hears(watcher, "when the server ends", mgmt.DOWN)
 
 
+DISK = mgmt.hardware(b"Disk-2")
+
+# Serves hardware, until it is killed.
+DISK_SERVER = """
+import sys
+sys.path.insert(0, "/lab/selftests/mgmt")
+import mgmt
+f = mgmt.File()
+f.bind_hardware(mgmt.hardware(b"Disk-2"), "Smart")
+while got := f.read(3000):
+    if got.kind == mgmt.DATA:
+        answer = {"kind": mgmt.REPLY, "correlation": got.correlation}
+        f.write(mgmt.message(got.source_app, got.source_component, got.payload + b"!", **answer))
+"""
+
+
+def asked(text, file, reason=None):
+    """A request to the disk is answered, or comes back for this reason."""
+    file.write(message("Smart", DISK, b"?", flags=mgmt.REQUEST, correlation=9, deadline_ms=20_000 * PATIENCE))
+    got = file.read(30 * PATIENCE)
+    expected = (mgmt.UNDELIVERABLE, reason, b"") if reason else (mgmt.REPLY, 0, b"?!")
+    equal(f"{text}: kind, reason and payload", expected, got and (got.kind, got.reason, got.payload))
+    equal(f"{text}: from", DISK, got and got.source_component)
+
+
+@fabric_case(timeout=400)
+def hardware_of_the_other_host():
+    """Hardware that h2 serves is asked and watched from h1, by whom both hosts' rules allow; its end is told."""
+    check(reached(), "h2 is not there")
+    name = mgmt.guests()[0]
+    load = lambda rules: must_there(f"printf '{rules}' | mgmtctl policy load -")
+    with File("Asker") as f, File("Watcher") as watcher, mgmt.GuestFile(name, "Asker") as guest:
+        told = lambda: (lambda m: m and (m.payload, m.source_component))(watcher.read(30 * PATIENCE))
+        asked("before", f, mgmt.NO_COMPONENT)
+        watcher.write(message("Smart", DISK, mgmt.WATCH, kind=mgmt.PRESENCE))
+        equal("before", (mgmt.DOWN, DISK), told())
+        must_there(f"setsid python3 -c '{DISK_SERVER}' >/tmp/disk.log 2>&1 </dev/null & echo $! >/tmp/disk")
+        equal("served", (mgmt.UP, DISK), told())
+        asked("Dom-M", f)
+        asked("a guest", guest)
+        try:
+            load("")
+            asked("Dom-M, without a rule there", f, mgmt.DENIED)
+            load("allow vm:10.78.0.1/0 -> Smart@hw:*\\n")
+            asked("Dom-M, with one", f)
+            asked("a guest, without one", guest, mgmt.DENIED)
+        finally:
+            load("allow * -> *\\n")
+        since = len(log())
+        here(KILL)
+        here(daemon(H1))
+        check(logged("connected peer", since, 60), "not connected again")
+        answered = lambda: f.write(message("Smart", DISK, b"again")) or (lambda m: m and m.payload == b"again!")(f.read(5))
+        check(until(answered, 30), "after the daemon was killed: no answer")
+        must_there("kill $(cat /tmp/disk)")
+        equal("its end", (mgmt.DOWN, DISK), told())
+        time.sleep(PATIENCE)
+        asked("after that", f, mgmt.NO_COMPONENT)
+
+
 @fabric_case(timeout=300)
 def slow_peer():
     """A receiver that is slow, and for 8 s does not read at all, gets all, in order; its sender waits."""

@@ -19,6 +19,7 @@ HERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
 THERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x02"
 REMOTE = vm(0, THERE)
 DOM_M = vm(0, HERE)
+DISK = mgmt.hardware(b"Disk-1")
 
 
 def from_remote(app, component, payload=b"", source=REMOTE, source_app="There", **fields):
@@ -48,6 +49,7 @@ def without_a_daemon():
     with File("Here") as f, GuestFile(guests()[0], "Guest") as guest:
         raises(errno.EHOSTUNREACH, "to a remote VM", f.write, message("There", REMOTE))
         raises(errno.EHOSTUNREACH, "to an unknown UUID", f.write, message("There", stable(os.urandom(16))))
+        raises(errno.EHOSTUNREACH, "to unknown hardware", f.write, message("There", DISK))
         guest.write(message("There", REMOTE))
         back("from a guest", guest.read(), NO_COMPONENT, REMOTE)
 
@@ -216,6 +218,159 @@ def rules():
             equal("a reply to a guest", REPLY, guest.read().kind)
         finally:
             f.load_policy(mgmt.OPEN_POLICY)
+
+
+@case
+def hardware_of_another_platform():
+    """Messages to hardware that nobody serves here reach the daemon, and what it sends back; what is here stays ours."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    with File("Here") as f, GuestFile(name, "Guest") as guest:
+        with FabricFile() as fabric:
+            for number, (text, sender, source) in enumerate((("Dom-M", f, DOM_M), ("guest", guest, component)), 1):
+                sender.write(message("Smart", DISK, b"?", flags=REQUEST, correlation=number))
+                asked = settled(fabric, text)
+                equal(f"{text}: from and to", (source, DISK), (asked.source_component, asked.component))
+                # Who answers is that hardware, or nobody.
+                answer = {"kind": REPLY, "correlation": number, "source_app": "Smart"}
+                fabric.write(from_remote(asked.source_app, source, b"!", source=DISK, **answer))
+                got = sender.read()
+                equal(f"{text}: the answer", (REPLY, DISK, b"!"), (got.kind, got.source_component, got.payload))
+            f.write(message("Smart", DISK, flags=REQUEST, correlation=5, deadline_ms=400))
+            settled(fabric, "a request")
+            back("nobody answers", f.read(), DEADLINE, DISK)
+            f.write(message("Smart", DISK, flags=REQUEST, correlation=6))
+            number, _ = fabric.read()
+            fabric.settle(number, NO_COMPONENT)
+            back("nobody has it", f.read(), NO_COMPONENT, DISK)
+            # It asks by itself, and what it cannot be told comes back to it.
+            fabric.write(from_remote("Here", DOM_M, b"alarm", source=DISK))
+            equal("from there", (DISK, b"alarm"), (lambda m: (m.source_component, m.payload))(f.read()))
+            fabric.write(from_remote("Nobody", DOM_M, source=DISK))
+            got = settled(fabric, "undeliverable")
+            back("to nobody", got, NO_ENDPOINT, DOM_M)
+            equal("to whom it comes back", DISK, got.component)
+            # What is not here is not sent on to a third.
+            fabric.write(from_remote("Smart", DISK))
+            back("not here", settled(fabric, "undeliverable"), NO_COMPONENT)
+            with File() as disk:
+                disk.bind_hardware(DISK, "Smart")
+                for kind in (DATA, REPLY, UNDELIVERABLE):
+                    reason = NO_ENDPOINT if kind == UNDELIVERABLE else 0
+                    sent = from_remote("Here", DOM_M, source=DISK, kind=kind, reason=reason)
+                    raises(errno.EACCES, f"it is ours now: {kind}", fabric.write, sent)
+                f.write(message("Smart", DISK, b"here"))
+                equal("here", b"here", disk.read().payload)
+                fabric.write(from_remote("Smart", DISK, b"from there"))
+                equal("from there", (REMOTE, b"from there"), (lambda m: (m.source_component, m.payload))(disk.read()))
+                disk.write(message("There", REMOTE, b"to there"))
+                equal("to there", DISK, settled(fabric, "to there").source_component)
+                check(fabric.read(0.2) is None, "what is for hardware here left")
+
+
+@case
+def rules_about_hardware_of_another_platform():
+    """To a guest it is denied, and so is what it sends here; a rule must name it. From there to ours, too."""
+    with FabricFile() as fabric, File("Here") as f, GuestFile(guests()[0], "Guest") as guest, File() as disk:
+        try:
+            for text, reason in (
+                ("", DENIED),
+                # That is about this platform's, of which none has this name.
+                ("allow vm:* -> hw:*", NO_COMPONENT),
+                ("allow vm:* -> Other@hw:Disk-1", DENIED),
+            ):
+                f.load_policy(text)
+                guest.write(message("Smart", DISK))
+                back(text or "no rule", guest.read(), reason, DISK)
+                f.write(message("Smart", DISK))
+                equal(f"{text}: Dom-M's own", DISK, settled(fabric, "Dom-M's own").component)
+                fabric.write(from_remote("Here", DOM_M, source=DISK))
+                back(f"{text}: from there", settled(fabric, "denied"), DENIED)
+                fabric.write(from_remote("Here", DOM_M, source=DISK, kind=REPLY))
+                equal(f"{text}: a reply to Dom-M", REPLY, f.read().kind)
+            f.load_policy("allow vm:* -> Smart@hw:Disk-1\nallow hw:Disk-1 -> Here@mvm")
+            guest.write(message("Smart", DISK))
+            settled(fabric, "allowed")
+            fabric.write(from_remote("Here", DOM_M, source=DISK))
+            equal("allowed from there", DATA, f.read().kind)
+            own = mgmt.hardware(b"Own")
+            disk.bind_hardware(own, "Smart")
+            fabric.write(from_remote("Smart", own))
+            back("to ours", settled(fabric, "denied"), DENIED)
+            f.load_policy("allow vm:10.0.0.2/0 -> hw:*")
+            fabric.write(from_remote("Smart", own))
+            equal("to ours, allowed", REMOTE, disk.read().source_component)
+            disk.write(message("There", REMOTE, kind=REPLY))
+            equal("its reply", REPLY, settled(fabric, "its reply").kind)
+            raises(errno.EACCES, "no reply", disk.write, message("There", REMOTE))
+        finally:
+            f.load_policy(mgmt.OPEN_POLICY)
+
+
+@case
+def presence_of_hardware():
+    """Who watches hardware hears of it wherever it is served, and where that platform is gone."""
+    with FabricFile() as fabric, File("Here") as f:
+        f.write(message("Smart", DISK, WATCH, kind=PRESENCE))
+        told = lambda: (lambda m: m and (m.payload, m.source_component))(f.read(3))
+        equal("it is not here", (DOWN, DISK), told())
+        equal("asked", (WATCH, DISK), (lambda m: (m.payload, m.component))(settled(fabric, "watch")))
+        up = from_remote("Here", DOM_M, UP, kind=PRESENCE, source=DISK, source_app="Smart")
+        fabric.write(up)
+        equal("there", (UP, DISK), told())
+        fabric.hardware(mgmt.hardware(b"Disk-2"), 0)
+        fabric.platform(THERE, 0)
+        fabric.hardware(DISK, 0)
+        equal("gone", (DOWN, DISK), told())
+        fabric.hardware(mgmt.hardware(b"Disk-2"), 1)
+        fabric.hardware(DISK, 1)
+        equal("asked again", WATCH, settled(fabric, "watch").payload)
+        fabric.write(up)
+        equal("there again", (UP, DISK), told())
+        with File() as disk:
+            disk.bind_hardware(DISK, "Smart")
+            equal("here", (UP, DISK), told())
+            # Who has it here hears nothing else.
+            fabric.hardware(DISK, 0)
+            fabric.hardware(DISK, 1)
+            check(f.read(0.3) is None, "there is more to tell")
+            check(fabric.read(0.1) is None, "what is here is sought elsewhere")
+        equal("no more here", (DOWN, DISK), told())
+        equal("perhaps there", WATCH, settled(fabric, "watch").payload)
+        # Hardware that watches somebody here.
+        fabric.write(from_remote("Later", DOM_M, WATCH, kind=PRESENCE, source=DISK))
+        got = settled(fabric, "watched from there")
+        equal("not yet", (DOWN, DISK), (got.payload, got.component))
+        fabric.hardware(DISK, 0)
+        with File("Later"):
+            check(fabric.read(0.3) is None, "who is gone is told")
+        f.write(message("Smart", DISK, mgmt.UNWATCH, kind=PRESENCE))
+        equal("no more", mgmt.UNWATCH, settled(fabric, "unwatch").payload)
+        raises(errno.EINVAL, "neither there nor gone", fabric.hardware, DISK, 2)
+        raises(errno.EINVAL, "no hardware", fabric.hardware, REMOTE, 1)
+        raises(errno.EINVAL, "nothing", fabric.hardware, UNSPECIFIED, 1)
+        raises(errno.EINVAL, "reserved", fabric.hardware, DISK, 1, bytes(11) + b"x")
+        raises(errno.EBADFD, "another file", mgmt.fcntl.ioctl, f.fd, mgmt.IOC_FABRIC_HARDWARE, DISK + b"\1" + bytes(15))
+
+
+@case
+def hardware_is_listed():
+    """An administrator finds all hardware that is served here, in order."""
+    with File() as f, File() as one, File() as two, File() as three:
+        listed = []
+        for file, serial, app in ((one, b"B-1", "Smart"), (two, b"A-1", "Smart"), (three, b"B-1", "Other")):
+            file.bind_hardware(mgmt.hardware(serial), app)
+        component = UNSPECIFIED
+        try:
+            while True:
+                component = f.hardware_after(component)
+                listed.append(component)
+        except FileNotFoundError:
+            pass
+        ours = [component for component in listed if component[4:7] in (b"A-1", b"B-1")]
+        equal("listed", [mgmt.hardware(b"A-1"), mgmt.hardware(b"B-1")], ours)
+        raises(errno.EINVAL, "a VM", f.hardware_after, DOM_M)
+        raises(errno.EINVAL, "reserved", f.hardware_after, UNSPECIFIED, bytes(15) + b"x")
 
 
 @case(timeout=120)

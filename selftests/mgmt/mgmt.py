@@ -55,6 +55,8 @@ HERE = struct.Struct("<16sQ8s")
 THERE = struct.Struct("<16sI12s")
 EXCHANGE = struct.Struct("<QQII16s")
 BIND_HARDWARE = struct.Struct("<32s32sI28s")
+HARDWARE = struct.Struct("<32s16s")
+HARDWARE_THERE = struct.Struct("<32sI12s")
 IOC_BIND = _ioc(1, 1, BIND.size)
 IOC_INFO = _ioc(2, 2, INFO.size)
 IOC_SET_MVM = _ioc(1, 3, MVM.size)
@@ -70,6 +72,8 @@ IOC_EXCHANGE = _ioc(3, 12, EXCHANGE.size)
 IOC_FABRIC_HERE = _ioc(1, 13, HERE.size)
 IOC_FABRIC_PLATFORM = _ioc(1, 14, THERE.size)
 IOC_BIND_HARDWARE = _ioc(1, 15, BIND_HARDWARE.size)
+IOC_HARDWARE = _ioc(3, 16, HARDWARE.size)
+IOC_FABRIC_HARDWARE = _ioc(1, 17, HARDWARE_THERE.size)
 UPLINK = 0xFFFFFFFF
 RULE_BUILT_IN = 0x10000
 
@@ -180,6 +184,9 @@ class File:
 
     def bind_hardware(self, component, app, flags=0, reserved=bytes(28)):
         fcntl.ioctl(self.fd, IOC_BIND_HARDWARE, BIND_HARDWARE.pack(component, app_id(app), flags, reserved))
+
+    def hardware_after(self, component, reserved=bytes(16)):
+        return HARDWARE.unpack(fcntl.ioctl(self.fd, IOC_HARDWARE, HARDWARE.pack(component, reserved)))[0]
 
     def info(self):
         data = fcntl.ioctl(self.fd, IOC_INFO, bytes(INFO.size))
@@ -297,6 +304,9 @@ class FabricFile(File):
 
     def platform(self, ip, is_there, reserved=bytes(12)):
         fcntl.ioctl(self.fd, IOC_FABRIC_PLATFORM, THERE.pack(ip, is_there, reserved))
+
+    def hardware(self, component, is_there, reserved=bytes(12)):
+        fcntl.ioctl(self.fd, IOC_FABRIC_HARDWARE, HARDWARE_THERE.pack(component, is_there, reserved))
 
 
 RELAY = r"""

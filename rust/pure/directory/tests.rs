@@ -284,3 +284,96 @@ fn what_leads_up_needs_a_channel_and_loses_its_name_with_it() {
     assert_eq!(find(&directory), Err(NoReceiver::NotConnected));
     assert_eq!(directory.names.above, Above::Disconnected);
 }
+
+/// Says no to what leaves for hardware of other platforms, or comes from it, and yes to the rest.
+struct NotElsewhere(bool);
+
+impl Rules for NotElsewhere {
+    fn decide(&self, _: VmName, source: &End, destination: &End, _: Kind) -> Verdict {
+        if self.0 && (source.elsewhere || destination.elsewhere) {
+            Verdict::Deny
+        } else {
+            Verdict::Allow
+        }
+    }
+}
+
+#[test]
+fn hardware_that_nobody_serves_here_is_sought_elsewhere() {
+    let mut directory = small();
+    let hardware = Component::Hardware(serial(1));
+    let service = Service {
+        serial: Some(serial(1)),
+        app: app(2),
+    };
+    let find = |directory: &Directory<Numbers>, origin, denied| {
+        let header = Header {
+            source: Address::new(guest(3), app(9)),
+            ..to(app(2), hardware)
+        };
+        let found = directory.find(&NotElsewhere(denied), origin, &header);
+        found.map(|(receiver, component)| {
+            assert_eq!(component, hardware);
+            receiver
+        })
+    };
+    let nobody = Err(NoReceiver::Unreachable(Reason::NoComponent));
+    let origins = [Origin::Local, Origin::Guest(3)];
+    for origin in origins {
+        assert_eq!(find(&directory, origin, false), nobody);
+    }
+    directory.fabric = Some(());
+    for origin in origins {
+        assert_eq!(find(&directory, origin, false), Ok(Receiver::Fabric(())));
+        // Who may ask for the hardware of this platform only hears that it is not there.
+        assert_eq!(find(&directory, origin, true), nobody);
+    }
+    // What comes from another platform is not sent on.
+    assert_eq!(find(&directory, Origin::Fabric, false), nobody);
+    directory.bind(entry(service, 8, false));
+    for origin in [Origin::Local, Origin::Guest(3), Origin::Fabric] {
+        assert_eq!(find(&directory, origin, false), Ok(Receiver::Endpoint(8)));
+    }
+}
+
+#[test]
+fn the_fabric_does_not_speak_for_hardware_that_is_served_here() {
+    let mut directory = small();
+    let header = |kind, flags| Header {
+        kind,
+        flags,
+        source: Address::new(Component::Hardware(serial(1)), app(2)),
+        ..to(app(1), MVM.into())
+    };
+    let may_come =
+        |directory: &Directory<Numbers>, kind| directory.may_come(&header(kind, Flags::NONE));
+    for kind in [Kind::Data, Kind::Reply, Kind::Undeliverable] {
+        assert!(may_come(&directory, kind), "{kind:?}");
+    }
+    let service = Service {
+        serial: Some(serial(1)),
+        app: app(5),
+    };
+    directory.bind(entry(service, 8, false));
+    for kind in [Kind::Data, Kind::Reply, Kind::Undeliverable] {
+        assert!(!may_come(&directory, kind), "{kind:?}");
+    }
+    assert!(directory.may_come(&header(Kind::Undeliverable, Flags::REQUEST)));
+}
+
+#[test]
+fn hardware_is_listed_once_and_in_order() {
+    let mut directory = small();
+    assert_eq!(directory.hardware_after(None), None);
+    for (endpoint, (number, name)) in (20..).zip([(2, 1), (1, 1), (2, 3), (1, 2), (4, 1)]) {
+        let service = Service {
+            serial: Some(serial(number)),
+            app: app(name),
+        };
+        directory.bind(entry(service, endpoint, true));
+    }
+    let next = |last: &Option<Serial>| Some(directory.hardware_after(*last));
+    let all = std::iter::successors(Some(None), next).skip(1);
+    let all: Vec<_> = all.map_while(|serial| serial).collect();
+    assert_eq!(all, [1, 2, 4].map(serial));
+}

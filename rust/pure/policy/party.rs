@@ -17,7 +17,7 @@ pub(super) enum Place {
     Guest,
     /// A hardware controller of the platform.
     Hardware,
-    /// A VM of another platform.
+    /// A VM, or hardware, of another platform.
     Remote,
 }
 
@@ -42,6 +42,7 @@ impl Party {
             component: address.component,
             app: address.app.as_ref(),
             stable,
+            elsewhere: false,
         };
         Self::of(mvm, &end)
     }
@@ -77,12 +78,23 @@ impl Party {
             }
             Component::Stable(uuid) => party.stable = Some(uuid),
             Component::Hardware(serial) => {
-                party.place = Place::Hardware;
+                if !end.elsewhere {
+                    party.place = Place::Hardware;
+                }
                 party.serial = Some(serial);
             }
             Component::Unspecified | Component::SelfDomain | Component::Platform => return None,
         }
         Some(party)
+    }
+
+    /// The same, if it is hardware: on another platform.
+    #[must_use]
+    pub fn elsewhere(mut self) -> Self {
+        if self.place == Place::Hardware {
+            self.place = Place::Remote;
+        }
+        self
     }
 
     pub(super) fn place(&self) -> Place {
@@ -93,6 +105,7 @@ impl Party {
         let same_stable = self.stable.is_some() && self.stable == other.stable;
         let same_name = self.name.is_some() && self.name == other.name;
         let same_serial = self.serial.is_some() && self.serial == other.serial;
+        let same_serial = same_serial && self.place == other.place;
         same_stable || same_name || same_serial
     }
 
@@ -129,7 +142,9 @@ impl Seen for Party {
                 vm_id: name.vm_id,
             }),
             Form::Stable => self.stable.map(ComponentPattern::Stable),
-            Form::AllHardware => self.serial.map(|_| ComponentPattern::AllHardware),
+            Form::AllHardware => {
+                (self.place == Place::Hardware).then_some(ComponentPattern::AllHardware)
+            }
             Form::Hardware => self.serial.map(ComponentPattern::Hardware),
         }
     }
@@ -150,9 +165,6 @@ impl Seen for Pattern {
             (Form::Guests, ComponentPattern::Guest(_)) => Some(ComponentPattern::Guests),
             (Form::Platform, ComponentPattern::Vm { mvm_ip, .. }) => {
                 Some(ComponentPattern::Platform(mvm_ip))
-            }
-            (Form::AllHardware, ComponentPattern::Hardware(_)) => {
-                Some(ComponentPattern::AllHardware)
             }
             _ => None,
         }

@@ -265,10 +265,10 @@ fn what_another_platform_sends_is_for_this_one() {
                     Component::SelfDomain,
                     Component::Mvm,
                     Component::Platform,
-                    hardware(),
                 ],
                 UNREACHABLE,
             )
+            .kept(&[hardware()], Route::Hardware(serial()))
             .named(&[vm(OURS, MVM_ID)], Route::Local, own)
             .guests(OURS, NOT_MVM)
             .vms(NONE, &IDS, UNREACHABLE)
@@ -286,9 +286,11 @@ fn what_another_platform_sends_is_for_this_one() {
 }
 
 #[test]
-fn a_remote_source_is_a_vm_of_another_platform() {
+fn a_remote_source_is_a_vm_of_another_platform_or_hardware() {
     let names = names(Above::Nobody);
-    assert!(is_remote(&names, &vm(OTHER, MVM_ID), Kind::Data));
+    for source in [vm(OTHER, MVM_ID), hardware()] {
+        assert!(is_remote(&names, &source, Kind::Data), "{source:?}");
+    }
     for name in [STABLE, hardware()] {
         assert!(is_remote(&names, &name, Kind::Undeliverable), "{name:?}");
     }
@@ -298,7 +300,6 @@ fn a_remote_source_is_a_vm_of_another_platform() {
         vm(OURS, GUEST),
         vm(NONE, GUEST),
         STABLE,
-        hardware(),
         Component::Mvm,
         Component::SelfDomain,
         Component::Platform,
@@ -540,6 +541,12 @@ fn an_answer_comes_from_where_the_question_went_or_from_the_management_vm() {
         // Who has a stable name is known by another one, too.
         (guest, STABLE, vm(ABOVE, SIBLING), true, true),
         (guest, STABLE, vm(ABOVE, SIBLING), false, false),
+        // Hardware has one name.
+        (here, hardware(), hardware(), true, true),
+        (here, hardware(), hardware(), false, false),
+        (here, hardware(), vm(OTHER, ABOVE_ID), true, false),
+        (guest, hardware(), hardware(), true, true),
+        (guest, hardware(), vm(ABOVE, ABOVE_ID), false, true),
     ] {
         let app = |name: &[u8]| AppId::new(name).unwrap();
         let to = Address::new(destination, app(b"App"));

@@ -228,7 +228,11 @@ fn a_reply_that_finds_no_room_does_not_lose_the_deadline() {
             tries.get() > 1
         });
     }
-    check(2, 1, &[|bridge| bridge.send(1), answer_late, Bridge::expire]);
+    check(
+        2,
+        1,
+        &[|bridge| bridge.send(1), answer_late, Bridge::expire],
+    );
 }
 
 /// Who asked never has room: nobody replies, and the deadline tells.

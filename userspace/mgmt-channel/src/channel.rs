@@ -120,6 +120,12 @@ impl Channel {
         uapi::links(self.fd.as_fd())
     }
 
+    /// The serial numbers of the hardware that programs of this domain serve, in their order. Needs
+    /// `CAP_SYS_ADMIN`.
+    pub fn hardware(&self) -> Result<Vec<Serial>> {
+        uapi::hardware(self.fd.as_fd())
+    }
+
     /// The account of every principal of this domain's bridge. Needs `CAP_SYS_ADMIN`.
     pub fn accounts(&self) -> Result<Vec<Account>> {
         uapi::accounts(self.fd.as_fd())

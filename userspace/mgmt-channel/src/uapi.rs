@@ -20,6 +20,7 @@ const RULE: Opcode = opcode::read_write::<RawRule>(MAGIC, 7);
 const ACCOUNT: Opcode = opcode::read_write::<RawAccount>(MAGIC, 8);
 const LINK: Opcode = opcode::read_write::<RawLink>(MAGIC, 4);
 const BIND_HARDWARE: Opcode = opcode::write::<RawBindHardware>(MAGIC, 15);
+const HARDWARE: Opcode = opcode::read_write::<RawHardware>(MAGIC, 16);
 
 /// `struct mgmt_bind`
 #[repr(C)]
@@ -35,6 +36,14 @@ struct RawBindHardware {
     address: [u8; 64],
     flags: u32,
     reserved: [u32; 7],
+}
+
+/// `struct mgmt_hardware`
+#[repr(C)]
+#[derive(Default)]
+struct RawHardware {
+    component: [u8; 32],
+    reserved: [u32; 4],
 }
 
 /// `struct mgmt_info`
@@ -278,6 +287,24 @@ pub(crate) fn bind_hardware(fd: BorrowedFd<'_>, serial: Serial, app: &AppId) -> 
         Errno::ADDRINUSE => Error::NameTaken(address.to_string()),
         other => Error::from_errno("bind to hardware", other),
     })
+}
+
+pub(crate) fn hardware(fd: BorrowedFd<'_>) -> Result<Vec<Serial>> {
+    let mut served = Vec::new();
+    let mut raw = RawHardware::default();
+    loop {
+        // SAFETY: the request code and `RawHardware` are those of `include/uapi/mgmt.h`; the kernel
+        // reads and writes one such structure, for all of whose bytes any value is valid.
+        match unsafe { ioctl(fd, Updater::<HARDWARE, RawHardware>::new(&mut raw)) } {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(served),
+            Err(errno) => return Err(Error::from_errno("list hardware", errno)),
+        }
+        match Component::decode(&raw.component)? {
+            Component::Hardware(serial) => served.push(serial),
+            _ => return Err(Error::Malformed("no hardware")),
+        }
+    }
 }
 
 pub(crate) fn info(fd: BorrowedFd<'_>) -> Result<Info> {

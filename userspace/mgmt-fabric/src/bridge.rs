@@ -5,7 +5,7 @@
 use crate::Host;
 use crate::places::Uuid;
 use mgmt_channel::{Channel, LinkState};
-use mgmt_wire::{HEADER_LEN, Reason};
+use mgmt_wire::{Component, HEADER_LEN, Reason, Serial};
 use mgmt_xenstore::Xenstore;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
@@ -57,8 +57,12 @@ pub trait Bridge {
     fn here(&self, guest: Uuid, from: u64) -> io::Result<()>;
     /// Another host is there, or is gone: for those who watch somebody there.
     fn platform(&self, host: Host, is_there: bool) -> io::Result<()>;
+    /// Another host serves this hardware, or none does any more: for those who watch it.
+    fn hardware_there(&self, serial: Serial, is_there: bool) -> io::Result<()>;
     /// The guests of this host.
     fn guests(&self) -> io::Result<Vec<Guest>>;
+    /// The hardware that is served at this host.
+    fn hardware(&self) -> io::Result<Vec<Serial>>;
 }
 
 const MAGIC: u8 = 0xCE;
@@ -67,6 +71,7 @@ const SETTLE: Opcode = opcode::write::<RawSettle>(MAGIC, 10);
 const MOVED: Opcode = opcode::write::<RawMoved>(MAGIC, 11);
 const HERE: Opcode = opcode::write::<RawHere>(MAGIC, 13);
 const PLATFORM: Opcode = opcode::write::<RawPlatform>(MAGIC, 14);
+const HARDWARE: Opcode = opcode::write::<RawHardware>(MAGIC, 17);
 
 /// `struct mgmt_fabric`
 #[repr(C)]
@@ -104,6 +109,14 @@ struct RawHere {
 #[repr(C)]
 struct RawPlatform {
     mvm_ip: [u8; 16],
+    is_there: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct mgmt_fabric_hardware`
+#[repr(C)]
+struct RawHardware {
+    component: [u8; 32],
     is_there: u32,
     reserved: [u32; 3],
 }
@@ -249,6 +262,22 @@ impl Bridge for Device {
         Ok(())
     }
 
+    fn hardware_there(&self, serial: Serial, is_there: bool) -> io::Result<()> {
+        let raw = RawHardware {
+            component: Component::Hardware(serial).encode(),
+            is_there: is_there.into(),
+            reserved: [0; 3],
+        };
+        // SAFETY: the request code and `RawHardware` are those of `include/uapi/mgmt.h`; the kernel
+        // only reads the structure.
+        unsafe { ioctl(self.file.as_fd(), Setter::<HARDWARE, RawHardware>::new(raw)) }?;
+        Ok(())
+    }
+
+    fn hardware(&self) -> io::Result<Vec<Serial>> {
+        self.channel.hardware().map_err(io::Error::other)
+    }
+
     fn guests(&self) -> io::Result<Vec<Guest>> {
         let links = self.channel.links().map_err(io::Error::other)?;
         let ids = links.iter().filter_map(|link| link.guest);
@@ -288,6 +317,8 @@ mod tests {
         assert_eq!(HERE as u64, 0x4020_ce0d);
         assert_eq!(size_of::<RawPlatform>(), 32);
         assert_eq!(PLATFORM as u64, 0x4020_ce0e);
+        assert_eq!(size_of::<RawHardware>(), 48);
+        assert_eq!(HARDWARE as u64, 0x4030_ce11);
     }
 
     #[test]

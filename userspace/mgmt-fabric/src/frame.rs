@@ -4,16 +4,18 @@
 //! all numbers are little-endian.
 
 use crate::Host;
-use mgmt_wire::{HEADER_LEN, Reason};
+use mgmt_wire::{HEADER_LEN, Reason, Serial};
 
 /// The largest payload of a message.
 const MAX_PAYLOAD: usize = 1 << 20;
 /// Guests of one host that can be named.
 pub const MAX_GUESTS: usize = 4096;
+/// Hardware of one host that can be named.
+pub const MAX_HARDWARE: usize = 256;
 /// The largest frame, without its length.
 pub const MAX_FRAME: usize = 1 + 8 + HEADER_LEN + MAX_PAYLOAD;
 
-const MAGIC: [u8; 8] = *b"MGMTFAB1";
+const MAGIC: [u8; 8] = *b"MGMTFAB2";
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub enum Frame {
     Alive,
     /// Nothing is left here for a guest that is there now, and of it.
     Handed([u8; 16]),
+    /// The serial numbers of all hardware that is served here.
+    Hardware(Vec<Serial>),
 }
 
 /// Who speaks, and where it stands.
@@ -69,6 +73,7 @@ const REFUSED: u8 = 4;
 const GUESTS: u8 = 5;
 const ALIVE: u8 = 6;
 const HANDED: u8 = 7;
+const HARDWARE: u8 = 8;
 
 /// Takes bytes off the front.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], NoFrame> {
@@ -119,6 +124,15 @@ impl Frame {
                 to.push(HANDED);
                 to.extend(guest);
             }
+            Self::Hardware(serials) => {
+                to.push(HARDWARE);
+                for serial in serials.iter().take(MAX_HARDWARE) {
+                    let serial = serial.as_bytes();
+                    // At most 28.
+                    to.push(serial.len() as u8);
+                    to.extend(serial);
+                }
+            }
         }
         // At most `MAX_FRAME`.
         let length = (to.len() - 4) as u32;
@@ -166,6 +180,16 @@ impl Frame {
             }
             ALIVE => Self::Alive,
             HANDED => Self::Handed(take(rest)?),
+            HARDWARE => {
+                let mut serials = Vec::new();
+                while !rest.is_empty() && serials.len() < MAX_HARDWARE {
+                    let [length] = take(rest)?;
+                    let (serial, others) = rest.split_at_checked(length.into()).ok_or(NoFrame)?;
+                    serials.push(Serial::new(serial).map_err(|_| NoFrame)?);
+                    *rest = others;
+                }
+                Self::Hardware(serials)
+            }
             _ => return Err(NoFrame),
         };
         if rest.is_empty() {
@@ -180,6 +204,10 @@ impl Frame {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn serial() -> impl Strategy<Value = Serial> {
+        prop::collection::vec(b'!'..=b'~', 1..=28).prop_map(|bytes| Serial::new(&bytes).unwrap())
+    }
 
     fn frames() -> impl Strategy<Value = Frame> {
         let words = any::<([u8; 16], u64, u64, u64)>();
@@ -199,6 +227,10 @@ mod tests {
             any::<Vec<[u8; 16]>>().prop_map(Frame::Guests),
             Just(Frame::Alive),
             any::<[u8; 16]>().prop_map(Frame::Handed),
+            prop::collection::vec(serial(), 0..300).prop_map(|mut serials| {
+                serials.truncate(MAX_HARDWARE);
+                Frame::Hardware(serials)
+            }),
         ]
     }
 
@@ -212,7 +244,11 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_to_their_end(bytes: Vec<u8>) {
+        fn any_bytes_are_read_to_their_end(
+            kind in 0u8..10,
+            bytes in prop::collection::vec(prop_oneof![0u8..4, 0u8..], 0..400),
+        ) {
+            let bytes = [&[kind], &bytes[..]].concat();
             if let Ok(frame) = Frame::decode(&bytes) {
                 prop_assert_eq!(&frame.encode()[4..], &bytes[..]);
             }

@@ -4,7 +4,7 @@
 
 use crate::Host;
 use crate::places::Uuid;
-use mgmt_wire::{Component, HEADER_LEN, Header, Kind, Reason};
+use mgmt_wire::{Component, HEADER_LEN, Header, Kind, Reason, Serial};
 
 /// Where a peer's messages stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,12 +37,13 @@ impl Incoming {
     }
 }
 
-/// Whether a peer may send such a message: whole, and from a component of its own. What others had sent
-/// to a guest there it may bring to where that is now, if `may_bring` says so.
+/// Whether a peer may send such a message: whole, and from a component of its own, hardware if `has` says
+/// so. What others had sent to a guest there it may bring to where that is now, if `may_bring` says so.
 pub fn check(
     peer: Host,
     bytes: &[u8],
     may_bring: impl Fn(&Uuid) -> bool,
+    has: impl Fn(&Serial) -> bool,
 ) -> Result<Header, Reason> {
     let header = Header::of_message(bytes).map_err(|_| Reason::Denied)?;
     if bytes.len() != HEADER_LEN + header.length as usize || header.source.app.is_none() {
@@ -54,9 +55,12 @@ pub fn check(
             Component::Stable(guest) if may_bring(guest) => Ok(header),
             _ => Err(Reason::Denied),
         },
+        Component::Hardware(serial) if has(&serial) => Ok(header),
         // What could not be delivered bears the name that it was sent to, a stable one perhaps: it
         // goes nowhere but back to who sent it.
-        Component::Stable(_) if header.kind == Kind::Undeliverable => Ok(header),
+        Component::Stable(_) | Component::Hardware(_) if header.kind == Kind::Undeliverable => {
+            Ok(header)
+        }
         _ => Err(Reason::Denied),
     }
 }

@@ -8,12 +8,14 @@
 use crate::Host;
 use crate::arrivals::Arrivals;
 use crate::bridge::{Bridge, Guest};
+use crate::frame::MAX_HARDWARE;
+use crate::holders::{Changes, Holders};
 use crate::journal::Journal;
 use crate::outgoing::{Full, Limits, Outgoing};
 use crate::places::{Places, Uuid};
 use crate::session::{self, Side};
 use crate::tls::Tls;
-use mgmt_wire::{Component, Header, Reason};
+use mgmt_wire::{Component, Header, Reason, Serial};
 use rustls::pki_types::CertificateDer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -87,11 +89,14 @@ pub struct Node<B> {
     pub(crate) tls: RefCell<Tls>,
     pub(crate) peers: RefCell<BTreeMap<Host, Rc<Peer>>>,
     pub(crate) places: RefCell<Places>,
+    holders: RefCell<Holders>,
     pub(crate) journal: RefCell<Journal>,
     /// Messages that the bridge has taken.
     pub(crate) accepted: Cell<u64>,
     /// The guests here that are connected, and how often that has changed.
     pub(crate) guests: RefCell<(u64, Vec<Uuid>)>,
+    /// The hardware that is served here, and how often that has changed.
+    pub(crate) hardware: RefCell<(u64, Vec<Serial>)>,
     /// Guests that have come here, of which others may have something.
     pub(crate) arrivals: RefCell<Arrivals>,
     /// Guests that are on other hosts now, which are to be told when nothing is left of them here; and
@@ -118,8 +123,10 @@ impl<B: Bridge + 'static> Node<B> {
             tls: RefCell::new(tls),
             peers: RefCell::default(),
             places: RefCell::default(),
+            holders: RefCell::default(),
             journal: RefCell::new(journal),
             guests: RefCell::default(),
+            hardware: RefCell::default(),
             arrivals: RefCell::default(),
             leaving: RefCell::default(),
             left: RefCell::default(),
@@ -221,6 +228,9 @@ impl<B: Bridge + 'static> Node<B> {
         let Ok(header) = Header::of_message(&bytes) else {
             return self.settle(number, Reason::NoComponent);
         };
+        if let Component::Hardware(serial) = header.source.component {
+            self.vouch(serial);
+        }
         let host = match header.destination.component {
             Component::Vm { mvm_ip, .. } => Some(Host(mvm_ip)),
             component if self.holds(&component, number) => return Ok(()),
@@ -229,13 +239,17 @@ impl<B: Bridge + 'static> Node<B> {
                 let sent = self.journal.borrow().route(number);
                 sent.or_else(|| self.places.borrow().find(&uuid))
             }
+            Component::Hardware(serial) => {
+                let sent = self.journal.borrow().route(number);
+                sent.or_else(|| self.holders.borrow().find(&serial))
+            }
             _ => None,
         };
         let peer = host.and_then(|host| self.peers.borrow().get(&host).cloned());
         let Some(peer) = peer.filter(|peer| !self.is_lost(peer)) else {
             return self.settle(number, Reason::NoComponent);
         };
-        if let Component::Stable(_) = header.destination.component {
+        if let Component::Stable(_) | Component::Hardware(_) = header.destination.component {
             self.journal.borrow_mut().set_route(number, peer.host)?;
         }
         let mut bytes = bytes;
@@ -307,6 +321,7 @@ impl<B: Bridge + 'static> Node<B> {
                 }
                 self.places.borrow_mut().forget(peer.host);
                 self.note(self.settle_all(peer, left, Reason::PeerGone));
+                self.forget_hardware(peer.host);
                 if peer.is_known.replace(false) {
                     self.note(self.bridge.platform(peer.host, false));
                 }
@@ -314,6 +329,10 @@ impl<B: Bridge + 'static> Node<B> {
             match self.bridge.guests() {
                 Ok(guests) => self.follow(&guests, &peers),
                 Err(error) => tracing::warn!(%error, "the guests are not known"),
+            }
+            match self.bridge.hardware() {
+                Ok(serials) => self.follow_hardware(serials),
+                Err(error) => tracing::warn!(%error, "the hardware is not known"),
             }
             sleep(TICK).await;
         }
@@ -402,6 +421,74 @@ impl<B: Bridge + 'static> Node<B> {
         self.places.borrow_mut().announce(host, all);
         let new = new.iter().map(|&guest| (host, guest));
         self.leaving.borrow_mut().extend(new);
+    }
+
+    /// All peers are to know that this hardware is served here.
+    fn follow_hardware(&self, mut serials: Vec<Serial>) {
+        if serials.len() > MAX_HARDWARE {
+            serials.truncate(MAX_HARDWARE);
+            if self.hardware.borrow().1 != serials {
+                tracing::warn!("there is more hardware here than peers can be told of");
+            }
+        }
+        let (version, known) = &mut *self.hardware.borrow_mut();
+        if *known != serials {
+            *version += 1;
+            *known = serials;
+            for peer in self.peers.borrow().values() {
+                peer.wake.notify_one();
+            }
+        }
+    }
+
+    /// What the bridge hands over is from hardware that is served here, perhaps since a moment ago: peers
+    /// are told before they get it.
+    fn vouch(&self, serial: Serial) {
+        let mut known = self.hardware.borrow().1.clone();
+        if let Err(at) = known.binary_search(&serial) {
+            if known.len() < MAX_HARDWARE {
+                known.insert(at, serial);
+                self.follow_hardware(known);
+            }
+        }
+    }
+
+    /// A peer says which hardware is served there. Returns what is another's, and whose.
+    pub(crate) fn announced_hardware(
+        &self,
+        host: Host,
+        serials: Vec<Serial>,
+    ) -> Vec<(Serial, Host)> {
+        let mut changes = self.holders.borrow_mut().announce(host, serials);
+        self.tell_hardware(&changes);
+        let ours = changes.there.iter().filter(|serial| self.is_ours(serial));
+        let ours = ours.map(|&serial| (serial, self.options.host));
+        changes.refused.extend(ours);
+        changes.refused
+    }
+
+    /// A peer is gone, or knows nothing any more of who watches its hardware.
+    pub(crate) fn forget_hardware(&self, host: Host) {
+        let changes = self.holders.borrow_mut().forget(host);
+        self.tell_hardware(&changes);
+    }
+
+    fn tell_hardware(&self, changes: &Changes) {
+        for &serial in &changes.gone {
+            self.note(self.bridge.hardware_there(serial, false));
+        }
+        for &serial in &changes.there {
+            self.note(self.bridge.hardware_there(serial, true));
+        }
+    }
+
+    fn is_ours(&self, serial: &Serial) -> bool {
+        self.hardware.borrow().1.binary_search(serial).is_ok()
+    }
+
+    /// Whether hardware is a peer's, so that this may send as that.
+    pub(crate) fn speaks_for(&self, host: Host, serial: &Serial) -> bool {
+        !self.is_ours(serial) && self.holders.borrow().find(serial) == Some(host)
     }
 
     /// Tells a peer that nothing of a guest is left here, behind what is on its way there.

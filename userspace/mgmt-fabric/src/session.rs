@@ -10,12 +10,12 @@ use crate::node::{Node, Peer};
 use crate::places::Uuid;
 use crate::tls::is_of;
 use anyhow::{Context, Result, bail, ensure};
-use mgmt_wire::Reason;
+use mgmt_wire::{Component, Reason, Serial};
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter, ReadHalf, WriteHalf,
     split,
@@ -32,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const ROOM: Duration = Duration::from_millis(2);
 /// Messages of a peer that wait for the bridge, before no more is read.
 const BACKLOG: usize = 8;
+/// What hardware a peer has is looked at no more often than this.
+const PACE: Duration = Duration::from_millis(100);
 /// Refusals of one session that are logged.
 const LOGGED: usize = 16;
 
@@ -60,6 +62,7 @@ enum Item {
     Message(u64, Vec<u8>),
     Guests(Vec<Uuid>),
     Handed(Uuid),
+    Hardware(Vec<Serial>),
 }
 
 /// What is to be told of the peer's messages.
@@ -168,6 +171,9 @@ pub(crate) async fn enter<B: Bridge + 'static>(
     peer.ended.notify_waiters();
     peer.away.set(None);
     let was_known = peer.is_known.replace(true);
+    if is_new {
+        node.forget_hardware(peer.host);
+    }
     if is_new && was_known {
         node.note(node.bridge.platform(peer.host, false));
     }
@@ -212,7 +218,7 @@ impl Session {
             result = send(node, &peer, &mut writer, &replies) => result,
         };
         if peer.session.get() == number {
-            peer.away.set(Some(std::time::Instant::now()));
+            peer.away.set(Some(Instant::now()));
         }
         match result {
             Ok(()) => tracing::info!(peer = %peer.host, "disconnected: ended here"),
@@ -244,13 +250,14 @@ async fn receive<B: Bridge + 'static>(
             }
             Frame::Guests(guests) => items.send(Item::Guests(guests)).await?,
             Frame::Handed(guest) => items.send(Item::Handed(guest)).await?,
+            Frame::Hardware(serials) => items.send(Item::Hardware(serials)).await?,
             Frame::Alive => {}
             Frame::Hello(_) => bail!("it said twice who it is"),
         }
     }
 }
 
-/// Hands the peer's messages to the bridge, one by one, and follows its guests.
+/// Hands the peer's messages to the bridge, one by one, and follows its guests and its hardware.
 async fn take<B: Bridge + 'static>(
     node: &Node<B>,
     peer: &Peer,
@@ -259,6 +266,7 @@ async fn take<B: Bridge + 'static>(
 ) -> Result<()> {
     let mut logged = 0;
     let mut known = BTreeSet::new();
+    let mut looked: Option<Instant> = None;
     while let Some(item) = items.recv().await {
         let (number, bytes) = match item {
             Item::Message(number, bytes) => (number, bytes),
@@ -273,11 +281,25 @@ async fn take<B: Bridge + 'static>(
                 node.tend_arrivals();
                 continue;
             }
+            Item::Hardware(serials) => {
+                if let Some(before) = looked.replace(Instant::now()) {
+                    sleep(PACE.saturating_sub(before.elapsed())).await;
+                }
+                for (serial, holder) in node.announced_hardware(peer.host, serials) {
+                    if logged < LOGGED {
+                        let hardware = Component::Hardware(serial);
+                        tracing::warn!(peer = %peer.host, "refused: {hardware} is at {holder}");
+                        logged += 1;
+                    }
+                }
+                continue;
+            }
         };
         let mut taken = node.journal.borrow().incoming(peer.host);
         if taken.is_new(number) {
             let may_bring = |guest: &Uuid| node.arrivals.borrow().may_bring(peer.host, guest);
-            let checked = check(peer.host, &bytes, may_bring);
+            let has = |serial: &Serial| node.speaks_for(peer.host, serial);
+            let checked = check(peer.host, &bytes, may_bring, has);
             let refused = match &checked {
                 Err(reason) => Some(*reason),
                 Ok(_) => hand_in(node, peer, number, &bytes).await?,
@@ -338,6 +360,7 @@ async fn send<B: Bridge + 'static>(
     replies: &Replies,
 ) -> Result<()> {
     let mut told = None;
+    let mut told_hardware = None;
     loop {
         loop {
             // Before anything that might settle it otherwise.
@@ -355,6 +378,14 @@ async fn send<B: Bridge + 'static>(
             if let Some((version, guests)) = guests {
                 write(writer, &Frame::Guests(guests)).await?;
                 told = Some(version);
+            }
+            let hardware = {
+                let hardware = node.hardware.borrow();
+                (told_hardware != Some(hardware.0)).then(|| hardware.clone())
+            };
+            if let Some((version, serials)) = hardware {
+                write(writer, &Frame::Hardware(serials)).await?;
+                told_hardware = Some(version);
             }
             loop {
                 let next = peer.outgoing.borrow().next_number();

@@ -7,7 +7,7 @@ use mgmt_fabric::node::{Node, Options};
 use mgmt_fabric::outgoing::Limits;
 use mgmt_fabric::tls::Tls;
 use mgmt_fabric::{Host, certificates};
-use mgmt_wire::{Address, AppId, Component, Header, Kind, Reason};
+use mgmt_wire::{Address, AppId, Component, Header, Kind, Reason, Serial};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -37,6 +37,8 @@ struct Kernel {
     moved: RefCell<Vec<[u8; 16]>>,
     here: RefCell<Vec<[u8; 16]>>,
     platforms: RefCell<Vec<(Host, bool)>>,
+    hardware: RefCell<Vec<Serial>>,
+    hardware_there: RefCell<Vec<(Serial, bool)>>,
     /// What waits for a guest that moves, and goes after it.
     waiting: RefCell<Vec<Vec<u8>>>,
     is_full: Cell<bool>,
@@ -137,8 +139,17 @@ impl Bridge for Memory {
         Ok(())
     }
 
+    fn hardware_there(&self, serial: Serial, is_there: bool) -> io::Result<()> {
+        self.0.hardware_there.borrow_mut().push((serial, is_there));
+        Ok(())
+    }
+
     fn guests(&self) -> io::Result<Vec<Guest>> {
         Ok(self.0.guests.borrow().clone())
+    }
+
+    fn hardware(&self) -> io::Result<Vec<Serial>> {
+        Ok(self.0.hardware.borrow().clone())
     }
 }
 
@@ -495,6 +506,112 @@ fn a_host_cannot_speak_for_another() {
         until("its own arrives", || texts(&one.kernel) == [5]).await;
         let back = two.kernel.came_back.borrow().clone();
         assert_eq!(back, [(1, Reason::Denied), (2, Reason::Denied)]);
+    });
+}
+
+fn serial(name: &str) -> Serial {
+    Serial::new(name.as_bytes()).unwrap()
+}
+
+#[test]
+fn hardware_is_reached_where_it_is_served() {
+    let directory = Directory::certified("hardware");
+    let (disk, other) = (serial("Disk"), serial("Other"));
+    let hardware = Component::Hardware(disk);
+    run(async {
+        let (one, two) = (Place::new(&directory, 1), Place::new(&directory, 2));
+        let first = one.start(&[(2, two.address())]).await;
+        let second = two.start(&[]).await;
+        numbered(1, vm(2), 0..1, &one.kernel);
+        until("connected", || texts(&two.kernel).len() == 1).await;
+        numbered(1, hardware, 0..1, &one.kernel);
+        until("nobody has it", || {
+            *one.kernel.came_back.borrow() == [(2, Reason::NoComponent)]
+        })
+        .await;
+        *two.kernel.hardware.borrow_mut() = vec![disk];
+        let told = |wanted: &[(Serial, bool)]| *one.kernel.hardware_there.borrow() == wanted;
+        until("it is told", || told(&[(disk, true)])).await;
+        numbered(1, hardware, 1..20, &one.kernel);
+        until("it gets it", || texts(&two.kernel).len() == 20).await;
+        assert!(texts(&two.kernel).is_sorted());
+        // What is there since a moment ago may speak at once.
+        two.kernel.hardware.borrow_mut().push(other);
+        for source in [hardware, Component::Hardware(other)] {
+            two.kernel
+                .accept(message(source, vm(1), &5u32.to_le_bytes()));
+        }
+        until("both are heard", || texts(&one.kernel) == [5, 5]).await;
+        two.kernel.hardware.borrow_mut().clear();
+        until("it is gone", || {
+            one.kernel.hardware_there.borrow().contains(&(disk, false))
+        })
+        .await;
+        // Who had it last says that it has not.
+        numbered(1, hardware, 30..31, &one.kernel);
+        until("it goes there", || texts(&two.kernel).last() == Some(&30)).await;
+        // A daemon that is killed sends again what may have arrived, to where it sent it.
+        first.abort();
+        let _ = first.await;
+        one.kernel.hardware_there.borrow_mut().clear();
+        let _first = one.start(&[(2, two.address())]).await;
+        *two.kernel.hardware.borrow_mut() = vec![disk];
+        until("told anew", || told(&[(disk, true)])).await;
+        second.abort();
+        let _ = second.await;
+        until("its host is given up", || {
+            told(&[(disk, true), (disk, false)])
+        })
+        .await;
+        numbered(1, hardware, 40..41, &one.kernel);
+        let last = || one.kernel.came_back.borrow().last().copied();
+        until("nobody has it any more", || {
+            last().is_some_and(|(_, reason)| reason == Reason::NoComponent)
+        })
+        .await;
+    });
+}
+
+/// Hardware that two say they have is the first one's, and nobody's who has it here.
+#[test]
+fn nobody_takes_hardware_from_the_host_that_serves_it() {
+    let directory = Directory::certified("taken");
+    let (disk, own) = (serial("Disk"), serial("Own"));
+    run(async {
+        let places = [1, 2, 3].map(|number| Place::new(&directory, number));
+        let [one, two, three] = &places;
+        let _first = one.start(&[(2, two.address()), (3, three.address())]).await;
+        let _others = [two.start(&[]).await, three.start(&[]).await];
+        *one.kernel.hardware.borrow_mut() = vec![own];
+        *two.kernel.hardware.borrow_mut() = vec![disk];
+        let told = |wanted: &[(Serial, bool)]| *one.kernel.hardware_there.borrow() == wanted;
+        until("the first has it", || told(&[(disk, true)])).await;
+        *three.kernel.hardware.borrow_mut() = vec![disk, own];
+        until("the other was heard", || {
+            one.kernel.hardware_there.borrow().contains(&(own, true))
+        })
+        .await;
+        for source in [disk, own] {
+            let source = Component::Hardware(source);
+            three
+                .kernel
+                .accept(message(source, vm(1), &3u32.to_le_bytes()));
+        }
+        until("both are refused", || {
+            *three.kernel.came_back.borrow() == [(1, Reason::Denied), (2, Reason::Denied)]
+        })
+        .await;
+        numbered(1, Component::Hardware(disk), 0..1, &one.kernel);
+        until("it is where it was", || texts(&two.kernel) == [0]).await;
+        assert_eq!(texts(&one.kernel), []);
+        two.kernel.hardware.borrow_mut().clear();
+        until("the other has it now", || {
+            let there = one.kernel.hardware_there.borrow();
+            there.ends_with(&[(disk, false), (disk, true)])
+        })
+        .await;
+        numbered(1, Component::Hardware(disk), 1..2, &one.kernel);
+        until("it goes there", || texts(&three.kernel) == [1]).await;
     });
 }
 

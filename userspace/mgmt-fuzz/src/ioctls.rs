@@ -27,8 +27,9 @@ pub const FABRIC_SETTLE: u32 = request(WRITE, 10, 16);
 pub const FABRIC_MOVED: u32 = request(WRITE, 11, 32);
 const EXCHANGE: u32 = request(READ | WRITE, 12, 40);
 const BIND_HARDWARE: u32 = request(WRITE, 15, 96);
+const HARDWARE: u32 = request(READ | WRITE, 16, 48);
 
-const ALL: [u32; 9] = [
+const ALL: [u32; 10] = [
     BIND,
     INFO,
     SET_MVM,
@@ -38,8 +39,9 @@ const ALL: [u32; 9] = [
     RULE,
     ACCOUNT,
     BIND_HARDWARE,
+    HARDWARE,
 ];
-const ADMINS: [u32; 7] = [
+const ADMINS: [u32; 8] = [
     SET_MVM,
     LINK,
     POLICY_LOAD,
@@ -47,6 +49,7 @@ const ADMINS: [u32; 7] = [
     RULE,
     ACCOUNT,
     BIND_HARDWARE,
+    HARDWARE,
 ];
 
 /// What forbids nothing to the traffic beside.
@@ -129,6 +132,15 @@ pub fn admin(dice: &mut Dice, memory: &Memory, text: &Memory, own_ip: [u8; 16]) 
             put(32, b"Fuzzed");
             (vec![EINVAL], Some(68))
         }
+        HARDWARE => {
+            let (component, errnos) = match dice.below(3) {
+                0 => (&[0][..], vec![0, ENOENT]),
+                1 => (&[3, 2, 0, 0, b'!', b'!'][..], vec![0, ENOENT]),
+                _ => (&[dice.choose(&[3u8, 4, 6, 9, 255])][..], vec![EINVAL]),
+            };
+            put(0, component);
+            (errnos, Some(32))
+        }
         _ => {
             let number = dice.choose(&[0, 1, 0x1_0000, 0x1_0005, 0x1_ffff, u32::MAX]);
             put(0, &number.to_le_bytes());
@@ -164,7 +176,10 @@ pub fn exchange(dice: &mut Dice, memory: &Memory, text: &Memory) -> Call {
         }
         // A header of another version.
         3 => {
-            put(0, &text.put(&[dice.choose(&[0, 2, 255]); 300]).0.to_le_bytes());
+            put(
+                0,
+                &text.put(&[dice.choose(&[0, 2, 255]); 300]).0.to_le_bytes(),
+            );
             put(16, &300u32.to_le_bytes());
             EPROTONOSUPPORT
         }

@@ -7,7 +7,7 @@
 use crate::{accounts, daemon};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind, Owner};
+use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind, Owner, Serial};
 use mgmt_control::ClientError;
 use mgmt_pure::pure::policy::{
     BuiltIn, Cause, Decision, Entry, Kinds, Mistake, Party, Rule, RuleError, Rules, Shadow, Table,
@@ -81,6 +81,16 @@ pub struct Platform {
     /// The stable name of a VM of this platform; may be given for several.
     #[arg(long, value_name = "ID=UUID", value_parser = parse_stable)]
     uuid: Vec<(u32, [u8; 16])>,
+    /// The serial number of hardware of another platform; may be given for several.
+    #[arg(long, value_name = "SERIAL", value_parser = parse_serial)]
+    elsewhere: Vec<Serial>,
+}
+
+fn parse_serial(text: &str) -> Result<Serial> {
+    match format!("hw:{text}").parse()? {
+        ComponentName::Full(Component::Hardware(serial)) => Ok(serial),
+        _ => bail!("{text:?} is no serial number"),
+    }
 }
 
 fn parse_kind(text: &str) -> Result<Kind> {
@@ -143,8 +153,12 @@ impl Platform {
         };
         let stable = self.uuid.iter().find(|known| id == Some(known.0));
         let address = Address::new(component, end.app);
-        Party::new(mvm, &address, stable.map(|known| known.1))
-            .context("self and platform say nothing here: which domain is meant?")
+        let party = Party::new(mvm, &address, stable.map(|known| known.1))
+            .context("self and platform say nothing here: which domain is meant?")?;
+        Ok(match component {
+            Component::Hardware(serial) if self.elsewhere.contains(&serial) => party.elsewhere(),
+            _ => party,
+        })
     }
 }
 
@@ -598,6 +612,7 @@ allow vm:192.0.2.1/5 -> vm:6
             mvm_id: 0,
             mvm_ip: None,
             uuid: Vec::new(),
+            elsewhere: Vec::new(),
         };
         for end in ["A@self", "A@platform"] {
             assert!(platform.party(&end.parse().unwrap()).is_err());

@@ -66,6 +66,17 @@ fn a_denial_that_is_explained_is_no_failure() {
 }
 
 #[test]
+fn hardware_of_another_platform_is_not_this_ones() {
+    let rules = "allow vm:* -> hw:*\n";
+    let explain = ["explain", "--file", "-", "A@vm:3", "B@hw:S1"];
+    assert!(run(&explain, rules).0.starts_with("allow"));
+    for (serial, verdict) in [("S1", "deny"), ("S2", "allow")] {
+        let explain = [&explain[..], &["--elsewhere", serial]].concat();
+        assert!(run(&explain, rules).0.starts_with(verdict), "{serial}");
+    }
+}
+
+#[test]
 fn nothing_is_explained_by_rules_with_mistakes() {
     let (out, err, status) = run(&["explain", "--file", "-", "A@vm:3", "B@vm:4"], "allow\n");
     assert_eq!((out.as_str(), status), ("", 1));

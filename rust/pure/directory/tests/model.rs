@@ -90,6 +90,23 @@ impl Lists {
         found
     }
 
+    /// The way to hardware of another platform, if nobody serves it here.
+    fn beyond(&self, way: Route, origin: Origin) -> Route {
+        let is_served = |serial| {
+            self.endpoints
+                .iter()
+                .any(|other| other.0.serial == Some(serial))
+        };
+        match way {
+            Route::Hardware(serial)
+                if self.fabric && origin != Origin::Fabric && !is_served(serial) =>
+            {
+                Route::Fabric
+            }
+            _ => way,
+        }
+    }
+
     /// Who gets a message to one.
     fn one(&self, way: Route, app: AppId) -> Result<Found, NoReceiver> {
         match way {
@@ -200,6 +217,7 @@ impl Pair {
         let rules = Always::new(Verdict::Allow);
         let header = to(app, component);
         let (way, called) = route(&self.directory.names, origin, &component);
+        let way = self.lists.beyond(way, origin);
 
         let one = self.lists.one(way, app).map(|found| (found, called));
         assert_eq!(self.directory.find(&rules, origin, &header), one);

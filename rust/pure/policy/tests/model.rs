@@ -12,6 +12,8 @@ const OTHER_UUID: [u8; 16] = [0xcd; 16];
 struct End {
     address: Address,
     stable: Option<[u8; 16]>,
+    /// Whether it is hardware of another platform.
+    elsewhere: bool,
 }
 
 /// What is decided of a message: the rule or the built-in, and whether it passes, goes to a broker
@@ -54,7 +56,7 @@ impl Model<'_> {
     }
 
     fn is_hardware(end: &End) -> bool {
-        matches!(end.address.component, Component::Hardware(_))
+        matches!(end.address.component, Component::Hardware(_)) && !end.elsewhere
     }
 
     fn matches(&self, pattern: &Pattern, end: &End) -> bool {
@@ -81,7 +83,8 @@ impl Model<'_> {
         let (vm, uuid) = (self.vm(a), self.uuid(a));
         vm.is_some() && vm == self.vm(b)
             || uuid.is_some() && uuid == self.uuid(b)
-            || Self::is_hardware(a) && a.address.component == b.address.component
+            || matches!(a.address.component, Component::Hardware(_))
+                && (a.address.component, a.elsewhere) == (b.address.component, b.elsewhere)
     }
 
     fn one_way(&self, from: &End, to: &End, kind: Kind) -> Outcome {
@@ -206,8 +209,10 @@ fn any_end() -> impl Strategy<Value = End> {
         Component::Hardware(serial("T")),
     ]);
     let stable = prop::sample::select(vec![None, Some(UUID), Some(OTHER_UUID)]);
-    (component, any_app(), stable).prop_map(|(component, app, stable)| End {
+    let end = (component, any_app(), stable, any::<bool>());
+    end.prop_map(|(component, app, stable, elsewhere)| End {
         address: Address::new(component, app),
+        elsewhere: elsewhere && matches!(component, Component::Hardware(_)),
         // The bridge knows one only of a VM.
         stable: stable.filter(|_| matches!(component, Component::Mvm | Component::Vm { .. })),
     })
@@ -221,9 +226,9 @@ fn any_kind() -> impl Strategy<Value = Kind> {
 fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
     let component = wide.component == narrow.component
         || match (wide.component, narrow.component) {
-            (ComponentPattern::Any, _)
-            | (ComponentPattern::Guests, ComponentPattern::Guest(_))
-            | (ComponentPattern::AllHardware, ComponentPattern::Hardware(_)) => true,
+            (ComponentPattern::Any, _) | (ComponentPattern::Guests, ComponentPattern::Guest(_)) => {
+                true
+            }
             (ComponentPattern::Platform(ip), ComponentPattern::Vm { mvm_ip, .. }) => ip == mvm_ip,
             _ => false,
         };
@@ -244,7 +249,10 @@ proptest! {
         let table = compile(rules.clone());
         let model = Model { mvm, rules: &rules };
         for (from, to, kind) in messages {
-            let party = |end: &End| Party::new(mvm, &end.address, end.stable).expect("a party");
+            let party = |end: &End| {
+                let party = Party::new(mvm, &end.address, end.stable).expect("a party");
+                if end.elsewhere { party.elsewhere() } else { party }
+            };
             let decision = table.decide(&party(&from), &party(&to), kind);
             let expected = model.decide(&from, &to, kind);
             prop_assert_eq!((decision.cause, decision.verdict), expected);

@@ -24,6 +24,36 @@ fn verdict(table: &VecTable, from: &str, to: &str, kind: Kind) -> Verdict {
 }
 
 #[test]
+fn hardware_of_another_platform_passes_only_by_its_name() {
+    let (here, there) = (party("A@hw:S"), party("A@hw:S").elsewhere());
+    let (mvm, guest) = (party("B@mvm"), party("B@vm:3"));
+    for (text, expected) in [
+        ("", [true, false, false]),
+        ("allow * -> hw:*\nallow hw:* -> *", [true, false, false]),
+        ("allow vm:3 -> hw:S", [true, true, false]),
+        ("allow hw:S -> mvm", [true, false, true]),
+        ("allow * -> *", [true, true, true]),
+        ("deny mvm -> hw:S", [false, false, false]),
+    ] {
+        let table = compile(rules(text));
+        let passes = |from, to| table.decide(from, to, Kind::Data).verdict == Verdict::Allow;
+        let got = [
+            passes(&mvm, &there),
+            passes(&guest, &there),
+            passes(&there, &mvm),
+        ];
+        assert_eq!(got, expected, "{text}");
+    }
+    // Two of one name are not one.
+    let table = compile(vec![]);
+    let cause = |from, to| table.decide(from, to, Kind::Data).cause;
+    assert_eq!(cause(&there, &here), Cause::BuiltIn(BuiltIn::Elsewhere));
+    assert_eq!(cause(&here, &here), Cause::BuiltIn(BuiltIn::SameDomain));
+    // A VM's address says where it is.
+    assert_eq!(guest.elsewhere(), guest);
+}
+
+#[test]
 fn without_rules_the_built_in_table_decides() {
     // from, to, which of it
     const CASES: &[(&str, &str, BuiltIn)] = &[
@@ -328,12 +358,12 @@ fn a_rule_that_never_decides_is_found() {
             "allow * -> A@*\ndeny * -> *\ndeny vm:3 -> mvm",
             &[&[], &[], &[1]],
         ),
-        ("allow hw:* -> *\ndeny hw:S -> *", &[&[], &[0]]),
         (
             "allow vm:192.0.2.1/* -> *\ndeny vm:192.0.2.1/3 -> *",
             &[&[], &[0]],
         ),
-        // The management VM is no guest, and a stable name may be anybody's.
+        // The management VM is no guest, and a stable name may be anybody's, as hardware may be.
+        ("allow hw:* -> *\ndeny hw:S -> *", &[&[], &[]]),
         ("allow vm:* -> *\ndeny mvm -> *", &[&[], &[]]),
         (
             "allow vm:* -> *\ndeny uuid:abababababababababababababababab -> *",

@@ -165,10 +165,22 @@ fn a_host_speaks_for_its_own_components_only() {
     let message = |component, kind| {
         let mut header = Header::new(kind, Address::new(vm([1; 16]), app), 0);
         header.source = Address::new(component, app);
+        if kind == Kind::Undeliverable {
+            header.reason = Reason::NoComponent;
+        }
         header.encode().to_vec()
     };
-    let data = |component| check(peer, &message(component, Kind::Data), |_| true).is_ok();
+    let hardware = |serial: &[u8]| Component::Hardware(Serial::new(serial).unwrap());
+    let allowed = |component, kind| {
+        let has = |serial: &Serial| serial.as_bytes() == b"CZ2";
+        check(peer, &message(component, kind), |_| true, has).is_ok()
+    };
+    let data = |component| allowed(component, Kind::Data);
     assert!(data(vm([2; 16])));
+    assert!(data(hardware(b"CZ2")));
+    for component in [hardware(b"CZ1"), Component::Stable([2; 16])] {
+        assert!(allowed(component, Kind::Undeliverable), "{component:?}");
+    }
     for component in [
         vm([1; 16]),
         vm([3; 16]),
@@ -176,14 +188,14 @@ fn a_host_speaks_for_its_own_components_only() {
         Component::Mvm,
         Component::SelfDomain,
         Component::Stable([2; 16]),
-        Component::Hardware(mgmt_wire::Serial::new(b"CZ1").unwrap()),
+        hardware(b"CZ1"),
     ] {
         assert!(!data(component), "{component:?}");
     }
     let mut whole = message(vm([2; 16]), Kind::Data);
-    assert!(check(peer, &whole[1..], |_| true).is_err());
+    assert!(check(peer, &whole[1..], |_| true, |_| true).is_err());
     whole.push(0);
-    assert!(check(peer, &whole, |_| true).is_err());
+    assert!(check(peer, &whole, |_| true, |_| true).is_err());
 }
 
 #[test]
@@ -197,7 +209,7 @@ fn a_host_brings_what_others_sent_to_the_guest_that_it_had() {
     let allowed = |to: Component, source| {
         let mut header = Header::new(Kind::Data, Address::new(to, app), 0);
         header.source = Address::new(source, app);
-        check(peer, &header.encode(), |guest| *guest == [7; 16]).is_ok()
+        check(peer, &header.encode(), |guest| *guest == [7; 16], |_| false).is_ok()
     };
     assert!(allowed(Component::Stable([7; 16]), source));
     assert!(!allowed(Component::Stable([8; 16]), source));
