@@ -705,8 +705,7 @@ impl Link {
         else {
             return Some(message);
         };
-        let waits =
-            !self.inbox.seems_empty() || self.inbox.holds_back() || !outgoing.is_empty();
+        let waits = !self.inbox.seems_empty() || self.inbox.holds_back() || !outgoing.is_empty();
         // Who finds that it cannot be sent deals with that where it queues.
         if waits || message.is_expired() || channel.send(&message).is_err() {
             return Some(message);

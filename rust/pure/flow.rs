@@ -72,11 +72,12 @@ impl Flow {
     /// component has several names.
     pub fn may_meet(&self, other: &Self) -> bool {
         let (a, b) = (self.component(), other.component());
-        self.is_like(other) && match (a[0], b[0]) {
-            // One of them may lack the address of the platform.
-            (VM, VM) => a[VM_ID] == b[VM_ID],
-            (a_kind, b_kind) => a_kind != b_kind || a == b,
-        }
+        self.is_like(other)
+            && match (a[0], b[0]) {
+                // One of them may lack the address of the platform.
+                (VM, VM) => a[VM_ID] == b[VM_ID],
+                (a_kind, b_kind) => a_kind != b_kind || a == b,
+            }
     }
 
     fn component(&self) -> &[u8] {
