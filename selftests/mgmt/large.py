@@ -171,7 +171,7 @@ def receiver_goes():
             reader = Program(name, "sink Deaf --count 1000 --slow 90000000", ready=True)
             taken = fill(f, "Deaf", vm(mgmt.domid(name)))
             check(3 <= taken <= 30, f"{name}: {taken} of 1 MiB were taken")
-            check(0 < lent(name) <= MAX_LENT, f"{name} has {lent(name)} pages")
+            check(lent(name) <= MAX_LENT, f"{name} has {lent(name)} pages")
             mgmt.must("guest", name, "killall mgmt-test")
             reader.process.wait(20)
             # It had read one.
