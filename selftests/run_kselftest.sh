@@ -15,6 +15,8 @@
 #   -l | --list                  list the tests
 #   -n | --dry-run               say what would be run
 #   -o | --override-timeout N    seconds for each test, whatever its settings say
+#   -b | --budget N              skip what would begin when N seconds are over, but
+#                                for the last test, which may judge the others
 #   -f | --fail-fast             stop after the first test that fails
 #   -h | --help
 #
@@ -75,7 +77,7 @@ mapfile -t available < <(all_tests kselftest-list.txt TEST_PROGS)
 mapfile -t extended < <(all_tests kselftest-list-extended.txt TEST_PROGS_EXTENDED)
 chosen=()
 skipped=()
-summary='' logdir='' dry='' override='' fast=''
+summary='' logdir='' dry='' override='' budget='' fast=''
 
 known() {
 	local test
@@ -125,6 +127,11 @@ while (($#)); do
 	-o | --override-timeout)
 		[[ ${2-} =~ ^[0-9]+$ ]] || die "$1 needs a number of seconds"
 		override=$2
+		shift
+		;;
+	-b | --budget)
+		[[ ${2-} =~ ^[0-9]+$ ]] || die "$1 needs a number of seconds"
+		budget=$2
 		shift
 		;;
 	-f | --fail-fast) fast=1 ;;
@@ -198,6 +205,10 @@ for test in "${tests[@]}"; do
 	limit=${limit:-$(setting "$dir" timeout)}
 	limit=$((${limit:-45} * ${LAB_PATIENCE:-1}))
 	label="selftests: $dir: $name"
+	if [[ $budget ]] && ((SECONDS - began > budget && number < ${#tests[@]})); then
+		echo "ok $number $label # SKIP no time is left"
+		continue
+	fi
 	echo "# timeout set to $limit"
 	echo "# $label"
 	start=$SECONDS

@@ -220,6 +220,8 @@ def shell(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> int:
     args.mode = "run"
     args.command = ["/lab/selftests/run_kselftest.sh", *(["--extended"] if args.extended else [])]
+    if args.budget:
+        args.command += ["--budget", str(args.budget)]
     if args.pattern:
         args.command = ["bash", "-c", SOME_TESTS, "lab test", *args.pattern]
     args.guests = args.guests or ("pvh,pvh" if DEBUG_KERNEL else "pv,pvh")
@@ -320,6 +322,9 @@ def parser() -> argparse.ArgumentParser:
         help="only tests whose COLLECTION:NAME matches (grep), long ones too",
     )
     v.add_argument("--extended", action="store_true", help="also the long tests")
+    v.add_argument(
+        "--budget", type=int, metavar="S", help="skip tests that would begin after this time, but for the last"
+    )
     v = verb("two-hosts", "two hosts, and the selftests of the fabric between them", two_hosts)
     v.add_argument("pattern", nargs="*", metavar="CASE", help="only these cases")
     v = verb("soak", "boot again and again, making guests, and count what hangs", soak)
