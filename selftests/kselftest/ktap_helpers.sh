@@ -132,7 +132,7 @@ ktap_cases() {
 
 # ktap_main [CASE...]: runs these, or all, and exits.
 ktap_main() {
-	local names name status number=0 pass=0 failed=0 skipped=0 text reason log
+	local names name status number=0 pass=0 failed=0 skipped=0 text reason log began
 	if (($#)); then names=("$@"); else mapfile -t names < <(ktap_cases); fi
 	log=$(mktemp) || exit "$KSFT_FAIL"
 	printf 'TAP version 13\n1..%d\n' "${#names[@]}"
@@ -140,9 +140,11 @@ ktap_main() {
 		number=$((number + 1))
 		text=${name#test_}
 		text=${text//_/ }
+		began=$SECONDS
 		# tee, not a file shown at the end: one sees where a case hangs.
 		(ktap_case "$name") 2>&1 </dev/null | tee "$log" | sed -u 's/^/# /'
 		status=${PIPESTATUS[0]}
+		printf '# %s: %d s\n' "$name" $((SECONDS - began))
 		case $status in
 		"$KSFT_PASS")
 			printf 'ok %d %s\n' "$number" "$text"

@@ -649,6 +649,7 @@ def main(need_guests=2):
         signal.signal(signal.SIGALRM, _alarm)
         signal.alarm(timeout * PATIENCE)
         outcome, directive = "pass", ""
+        began = time.monotonic()
         try:
             function()
         except Skip as e:
@@ -664,6 +665,7 @@ def main(need_guests=2):
         if _failed:
             outcome, directive = "fail", ""
         counts[outcome] += 1
+        note(f"{function.__name__}: {time.monotonic() - began:.1f} s")
         print(f"{'not ok' if outcome == 'fail' else 'ok'} {number} {title}{directive}", flush=True)
     print(f"# Totals: pass:{counts['pass']} fail:{counts['fail']} xfail:0 xpass:0 skip:{counts['skip']} error:0")
     sys.exit(1 if counts["fail"] else 0 if counts["pass"] else 4)
