@@ -163,7 +163,8 @@ def options(p: argparse.ArgumentParser) -> None:
         type=int,
         default=5 if DEBUG_KERNEL else 1,
         metavar="N",
-        help="N times as long for all of these, and for what the selftests wait for (1; a debug kernel 5)",
+        help="N times as long for all of these, but a --timeout that is given, and for what the selftests"
+        " wait for (1; a debug kernel 5)",
     )
     g.add_argument(
         "--allow-warn", action="store_true", help="an oops or WARNING on a console does not fail the run"
@@ -188,12 +189,12 @@ def modules_of(debug: str | None) -> list[str]:
 def defaults(args: argparse.Namespace, timeout: float, echo: bool = True) -> None:
     args.echo = echo
     if args.timeout is None:
-        args.timeout = timeout
+        args.timeout = timeout * args.patience
     # A debug kernel keeps books on all of its memory.
     args.room = 2 if DEBUG_KERNEL else 1
     if args.silence is None:
         args.silence = 300 if args.icount else 90
-    for limit in ("timeout", "step_timeout", "boot_timeout", "guest_timeout", "silence"):
+    for limit in ("step_timeout", "boot_timeout", "guest_timeout", "silence"):
         setattr(args, limit, getattr(args, limit) * args.patience)
     args.guest_modules = args.module or modules_of(DEBUG_KERNEL)
     args.module = args.module or modules_of(None)
