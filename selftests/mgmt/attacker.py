@@ -166,9 +166,7 @@ class FrontSide:
         self.error_node = f"/local/domain/0/error/backend/mgmt/{mgmt.domid(ATTACKER)}/0/error"
 
     def begin(self):
-        status, output = mgmt.shell(f"ready; unload {ATTACKER}")
-        if status:
-            raise Failure(f"not ready: {output}")
+        shell(f"unload {ATTACKER}")
         self.rogue.load("front")
         wait_states((CONNECTED, CONNECTED), "connecting as it should be")
 
@@ -217,7 +215,6 @@ class BackSide:
         self.error_node = f"/local/domain/{mgmt.domid(ATTACKER)}/error/device/mgmt/0/error"
 
     def begin(self, **knobs):
-        mgmt.ready()
         self.rogue.load("back", **knobs)
         bind_back("mgmtback", "unbind")
         bind_back("mgmt_rogue")

@@ -11,6 +11,7 @@ import time
 import mgmt
 import xs
 from mgmt import Bystander, File, GuestFile, case, check, equal, guests, message, raises, vm
+from xs import here as read
 
 NAME = guests()[0] if guests() else ""
 MAPPINGS = 4  # two guests, two rings each
@@ -22,11 +23,6 @@ def front(node=""):
 
 def back(node=""):
     return f"/local/domain/0/backend/mgmt/{mgmt.domid(NAME)}/0{node and '/' + node}"
-
-
-def read(path):
-    status, output = mgmt.run("xenstore-read", path)
-    return output.strip() if status == 0 else None
 
 
 def error():
@@ -53,8 +49,8 @@ def waiting():
 
 def anew():
     """A backend that was bound just now, and has not complained of anything yet."""
-    mgmt.must("xenstore-write", front("state"), "1")
-    mgmt.run("xenstore-rm", f"/local/domain/0/error/backend/mgmt/{mgmt.domid(NAME)}")
+    xs.here(front("state"), "1")
+    xs.here(f"/local/domain/0/error/backend/mgmt/{mgmt.domid(NAME)}", xs.REMOVE)
     mgmt.rebind(NAME)
     waiting()
 

@@ -442,11 +442,11 @@ def domid(name):
     return int(subprocess.run(["xl", "domid", name], capture_output=True, check=True, timeout=30).stdout)
 
 
-def run(*command, timeout=60):
+def run(*command, timeout=60, env=None):
     """Runs it; returns status and output, errors included."""
     timeout *= PATIENCE
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, env=env
     )
     return done.returncode, done.stdout.decode(errors="replace")
 
@@ -470,7 +470,8 @@ def shell(script, timeout=120):
     """A case in bash, with lib.sh; returns status and output."""
     here = os.path.dirname(os.path.abspath(__file__))
     body = f". {here}/lib.sh; need_lab 2; test_it() {{ {script}\n}}; (ktap_case test_it)"
-    return run("bash", "-c", body, timeout=timeout)
+    numbers = " ".join(str(domid(name)) for name in guests())
+    return run("bash", "-c", body, timeout=timeout, env={**os.environ, "LAB_DOMIDS": numbers})
 
 
 def ready():

@@ -16,6 +16,7 @@ import sys
 READ, WRITE, RM, ERROR = 2, 11, 13, 16
 HEADER = struct.Struct("<IIII")
 REMOVE = object()
+LIMIT = 60 * int(os.environ.get("LAB_PATIENCE", "1"))
 
 OPEN = r"""
 [ -e /proc/xen/xenbus ] || { modprobe xenfs && mount -t xenfs xenfs /proc/xen; }
@@ -64,7 +65,8 @@ def ask(guest, requests):
     """requests: (path, value). Returns an answer for each."""
     lines = b"".join(base64.b64encode(frame(*r)) + b"\n" for r in requests)
     done = subprocess.run(
-        ["guest", "-i", "-T", "60", guest, ASK], input=lines, stdout=subprocess.PIPE, timeout=70, check=True
+        ["guest", "-i", "-T", str(LIMIT), guest, ASK],
+        input=lines, stdout=subprocess.PIPE, timeout=LIMIT + 10, check=True,
     )
     answers = []
     for line in done.stdout.decode().splitlines():
@@ -84,7 +86,7 @@ def blast(guest, requests):
         )
         lines.append(f"printf '{octal}' >&3")
     script = (OPEN + "\n".join(lines) + "\n").encode()
-    subprocess.run(["guest", "-i", "-T", "60", guest, "sh -s"], input=script, timeout=70, check=True)
+    subprocess.run(["guest", "-i", "-T", str(LIMIT), guest, "sh -s"], input=script, timeout=LIMIT + 10, check=True)
 
 
 if __name__ == "__main__":
