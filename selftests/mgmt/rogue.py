@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Some of the attacks of rogue_front.py, rogue_back.py and rogue_large.py, in little time.
+"""Some of the attacks of rogue_front.py, rogue_back.py and rogue_large.py.
 
     rogue.py [CASE...]
 """
 
 import attacker
 import mgmt
-import rogue_back
 import rogue_front
 import rogue_large
 from attacker import back_case, front_case
@@ -15,7 +14,7 @@ from attacks import closing_attacks, harmless_notes, header_attacks, note_attack
 
 SOME = (
     rogue_front.forged_sources, rogue_front.without_effect, rogue_front.xenstore_storms,
-    rogue_back.without_effect, rogue_large.front_same_page,
+    rogue_large.front_same_page,
 )  # fmt: skip
 mgmt.CASES[:] = [case for case in mgmt.CASES if case[0] in SOME]
 
