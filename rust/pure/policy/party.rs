@@ -83,7 +83,12 @@ impl Party {
                 }
                 party.serial = Some(serial);
             }
-            Component::Unspecified | Component::SelfDomain | Component::Platform => return None,
+            // All other platforms: only what is about everything is about them.
+            Component::Everywhere if end.elsewhere => {}
+            Component::Unspecified
+            | Component::SelfDomain
+            | Component::Platform
+            | Component::Everywhere => return None,
         }
         Some(party)
     }

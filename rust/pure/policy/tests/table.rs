@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::{super::table::mask, *};
+use crate::pure::directory::End;
 use std::cell::Cell;
 use std::time::Instant;
 
@@ -208,8 +209,63 @@ fn an_address_that_no_bridge_stamps_is_no_party() {
     assert!(none(Component::Unspecified, Some(app("A"))));
     assert!(none(Component::SelfDomain, Some(app("A"))));
     assert!(none(Component::Platform, Some(app("A"))));
+    assert!(none(Component::Everywhere, Some(app("A"))));
     assert!(none(Component::Mvm, None));
     assert!(!none(Component::Mvm, Some(app("A"))));
+}
+
+/// To send to everybody on other platforms takes a rule about everything.
+#[test]
+fn only_a_rule_about_everything_is_about_all_other_platforms() {
+    let decide = |text: &str, source: Component| {
+        let table = compile(rules(text));
+        let app = app("A");
+        let end = |component, elsewhere| End {
+            component,
+            app: Some(&app),
+            stable: None,
+            elsewhere,
+        };
+        let to = end(Component::Everywhere, true);
+        let decision = table.decide_between(MVM, &end(source, false), &to, Kind::Discover);
+        decision.map(|decision| decision.verdict)
+    };
+    let guest = Component::Vm {
+        mvm_ip: MVM.mvm_ip,
+        vm_id: 3,
+    };
+    for (text, allowed) in [
+        ("", false),
+        ("allow vm:3 -> *", true),
+        ("allow vm:* -> A@*", true),
+        ("allow * -> B@*", false),
+        ("allow * -> * kinds data", false),
+        ("allow * -> mvm", false),
+        ("allow * -> vm:*", false),
+        ("allow * -> vm:4", false),
+        ("allow * -> vm:192.0.2.1/*", false),
+        ("allow * -> vm:192.0.2.1/0", false),
+        (
+            "allow * -> uuid:00112233-4455-6677-8899-aabbccddeeff",
+            false,
+        ),
+        ("allow * -> hw:*", false),
+        ("allow * -> hw:S", false),
+        ("deny vm:3 -> *\nallow * -> *", false),
+    ] {
+        let verdict = if allowed {
+            Verdict::Allow
+        } else {
+            Verdict::Deny
+        };
+        assert_eq!(decide(text, guest), Some(verdict), "{text}");
+    }
+    assert_eq!(decide("", Component::Mvm), Some(Verdict::Allow));
+    assert_eq!(decide("deny mvm -> *", Component::Mvm), Some(Verdict::Deny));
+    let through = decide("through P@mvm vm:3 -> *", guest);
+    assert_eq!(through, Some(Verdict::Through(app("P"))));
+    // Nobody sends as that.
+    assert_eq!(decide("allow * -> *", Component::Everywhere), None);
 }
 
 #[test]
