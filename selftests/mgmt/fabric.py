@@ -529,6 +529,9 @@ def everywhere():
             ):
                 fabric.write(from_remote("All", EVERYWHERE, **fields))
                 back(text, settled(fabric, text), reason, DOM_M)
+            # No rule is asked about what comes back, so that comes back to one.
+            fabric.write(from_remote("All", EVERYWHERE, flags=BROADCAST, kind=UNDELIVERABLE, reason=NO_ENDPOINT))
+            check(fabric.read(0.1) is None, "what comes back came back")
             check(own.read(0.2) is None and its.read(1) is None, "a receiver has more than its copies")
     with File("Here") as f, GuestFile(name, "Guest") as guest:
         for text, fields in (

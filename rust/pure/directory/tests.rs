@@ -435,9 +435,17 @@ fn rules_are_asked_about_each_receiver_and_once_about_the_fabric() {
         let receivers: Vec<_> = found.into_iter().map(|(receiver, _)| receiver).collect();
         assert_eq!(receivers, expected, "{verdict:?}");
     }
-    // To one it goes nowhere.
     let rules = Always::new(Verdict::Allow);
     let nobody = Err(NoReceiver::Unreachable(Reason::NoComponent));
+    // No rule would be asked about what comes back.
+    let header = Header {
+        kind: Kind::Undeliverable,
+        ..to(app(1), Component::Everywhere)
+    };
+    let found = |_, _| -> Result<(), NoReceiver> { panic!("it has a receiver") };
+    let all = directory.find_all(&rules, Origin::Guest(3), &header, u64::MAX, found);
+    assert_eq!(all, Err(NoReceiver::Unreachable(Reason::NoComponent)));
+    // To one it goes nowhere.
     for origin in [Origin::Local, Origin::Guest(3), Origin::Fabric] {
         let found = directory.find(&rules, origin, &to(app(1), Component::Everywhere));
         assert_eq!(found, nobody, "{origin:?}");

@@ -93,15 +93,6 @@ impl Party {
         Some(party)
     }
 
-    /// The same, if it is hardware: on another platform.
-    #[must_use]
-    pub fn elsewhere(mut self) -> Self {
-        if self.place == Place::Hardware {
-            self.place = Place::Remote;
-        }
-        self
-    }
-
     pub(super) fn place(&self) -> Place {
         self.place
     }

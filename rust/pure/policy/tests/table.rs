@@ -20,13 +20,25 @@ fn party(text: &str) -> Party {
     Party::new(MVM, &Address { component, app }, None).expect("a party")
 }
 
+/// The application A of a component of other platforms.
+fn elsewhere(component: Component) -> Party {
+    let app = app("A");
+    let end = End {
+        component,
+        app: Some(&app),
+        stable: None,
+        elsewhere: true,
+    };
+    Party::of(MVM, &end).expect("a party")
+}
+
 fn verdict(table: &VecTable, from: &str, to: &str, kind: Kind) -> Verdict {
     table.decide(&party(from), &party(to), kind).verdict
 }
 
 #[test]
 fn hardware_of_another_platform_passes_only_by_its_name() {
-    let (here, there) = (party("A@hw:S"), party("A@hw:S").elsewhere());
+    let (here, there) = (party("A@hw:S"), elsewhere(Component::Hardware(serial("S"))));
     let (mvm, guest) = (party("B@mvm"), party("B@vm:3"));
     for (text, expected) in [
         ("", [true, false, false]),
@@ -51,7 +63,7 @@ fn hardware_of_another_platform_passes_only_by_its_name() {
     assert_eq!(cause(&there, &here), Cause::BuiltIn(BuiltIn::Elsewhere));
     assert_eq!(cause(&here, &here), Cause::BuiltIn(BuiltIn::SameDomain));
     // A VM's address says where it is.
-    assert_eq!(guest.elsewhere(), guest);
+    assert_eq!(elsewhere(vm([0; 16], 3)), party("A@vm:3"));
 }
 
 #[test]
@@ -217,23 +229,12 @@ fn an_address_that_no_bridge_stamps_is_no_party() {
 /// To send to everybody on other platforms takes a rule about everything.
 #[test]
 fn only_a_rule_about_everything_is_about_all_other_platforms() {
-    let decide = |text: &str, source: Component| {
+    let everywhere = elsewhere(Component::Everywhere);
+    let decide = |text: &str, source: &Party| {
         let table = compile(rules(text));
-        let app = app("A");
-        let end = |component, elsewhere| End {
-            component,
-            app: Some(&app),
-            stable: None,
-            elsewhere,
-        };
-        let to = end(Component::Everywhere, true);
-        let decision = table.decide_between(MVM, &end(source, false), &to, Kind::Discover);
-        decision.map(|decision| decision.verdict)
+        table.decide(source, &everywhere, Kind::Discover).verdict
     };
-    let guest = Component::Vm {
-        mvm_ip: MVM.mvm_ip,
-        vm_id: 3,
-    };
+    let (mvm, guest) = (party("A@mvm"), party("A@vm:3"));
     for (text, allowed) in [
         ("", false),
         ("allow vm:3 -> *", true),
@@ -253,19 +254,13 @@ fn only_a_rule_about_everything_is_about_all_other_platforms() {
         ("allow * -> hw:S", false),
         ("deny vm:3 -> *\nallow * -> *", false),
     ] {
-        let verdict = if allowed {
-            Verdict::Allow
-        } else {
-            Verdict::Deny
-        };
-        assert_eq!(decide(text, guest), Some(verdict), "{text}");
+        let passes = decide(text, &guest) == Verdict::Allow;
+        assert_eq!(passes, allowed, "{text}");
     }
-    assert_eq!(decide("", Component::Mvm), Some(Verdict::Allow));
-    assert_eq!(decide("deny mvm -> *", Component::Mvm), Some(Verdict::Deny));
-    let through = decide("through P@mvm vm:3 -> *", guest);
-    assert_eq!(through, Some(Verdict::Through(app("P"))));
-    // Nobody sends as that.
-    assert_eq!(decide("allow * -> *", Component::Everywhere), None);
+    assert_eq!(decide("", &mvm), Verdict::Allow);
+    assert_eq!(decide("deny mvm -> *", &mvm), Verdict::Deny);
+    let through = decide("through P@mvm vm:3 -> *", &guest);
+    assert_eq!(through, Verdict::Through(app("P")));
 }
 
 #[test]
