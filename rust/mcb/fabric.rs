@@ -236,7 +236,7 @@ impl Fabric {
             Err(refused) => {
                 let reason = refused.reason();
                 trace(Point::Drop, Owner::Fabric, reason, || header);
-                // Nobody there takes anything of everybody: it is this platform that does not take it.
+                // Who sent it to all hears which one has refused it, as no peer speaks for all.
                 if header.destination.component == Component::Everywhere {
                     header.destination.component = self.bridge.names().mvm.into();
                 }

@@ -496,7 +496,7 @@ impl<P: Parts> Directory<P> {
             let receiver = match self.judge(rules, origin, way, header, component) {
                 Verdict::Allow => receiver,
                 Verdict::Deny => return Ok(()),
-                // A broker could not answer for everybody, nor ask each of them.
+                // A broker passes on what is for one receiver, and this is for many at once.
                 Verdict::Through(_) if component == Component::Everywhere => return Ok(()),
                 Verdict::Through(broker) => match self.first(broker.into()) {
                     Some(broker) => Receiver::Endpoint(broker),
