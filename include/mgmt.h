@@ -135,7 +135,7 @@ static inline void mgmt_header_init(struct mgmt_header *header, u8 kind, u32 len
 }
 
 /*
- * The address of @app in MGMT_COMPONENT_SELF, MGMT_COMPONENT_MVM or MGMT_COMPONENT_PLATFORM.
+ * The address of @app in MGMT_COMPONENT_SELF, _MVM, _PLATFORM or _EVERYWHERE.
  * -EINVAL if the name is too long; other mistakes are for whoever gets the address.
  */
 static inline int mgmt_address_word(struct mgmt_address *address, u8 component, const char *app)

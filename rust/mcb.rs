@@ -940,10 +940,14 @@ impl Bridge {
 /// Whether an endpoint may write such a header, apart from where it goes.
 pub(crate) fn check_written(header: &Header) -> Result {
     let broadcast = header.flags.contains(Flags::BROADCAST);
-    let platform = header.destination.component == Component::Platform;
-    // A watch goes where it applies by itself.
-    let everywhere = broadcast || header.kind == Kind::Presence;
-    if broadcast && matches!(header.kind, Kind::Reply | Kind::Presence) || platform && !everywhere {
+    let goes_alone = match header.destination.component {
+        // A watch goes where it applies by itself.
+        Component::Platform => header.kind == Kind::Presence,
+        Component::Everywhere => false,
+        _ => true,
+    };
+    if broadcast && matches!(header.kind, Kind::Reply | Kind::Presence) || !broadcast && !goes_alone
+    {
         return Err(EINVAL);
     }
     if !header.kind.is_from_endpoint() || header.destination.app.is_none() {

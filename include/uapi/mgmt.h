@@ -65,6 +65,7 @@
 #define MGMT_COMPONENT_SELF		4	/* the sender's domain */
 #define MGMT_COMPONENT_MVM		5	/* the management VM of the sender's platform */
 #define MGMT_COMPONENT_PLATFORM		6	/* all domains of the sender's platform */
+#define MGMT_COMPONENT_EVERYWHERE	7	/* these, and all domains of other platforms */
 
 #define MGMT_HEADER_VERSION	1
 
@@ -229,8 +230,9 @@ struct mgmt_account {
 
 /*
  * MGMT_IOC_FABRIC: this file, which is not bound, carries the link to other platforms. A read() is
- * the number of a message (__le64) and the message, whose destination is not of this platform; a
- * write() is a message whose source is not. Neither waits. CAP_SYS_ADMIN.
+ * the number of a message (__le64) and the message, whose destination is not of this platform, or
+ * MGMT_COMPONENT_EVERYWHERE: all others. A write() is a message whose source is not. Neither waits.
+ * CAP_SYS_ADMIN.
  */
 struct mgmt_fabric {
 	__u64	lineage;		/* out: of the link; the same if it is the one of an earlier file */

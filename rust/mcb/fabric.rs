@@ -228,7 +228,7 @@ impl Fabric {
     /// Takes a message that a component of another platform has sent. `EACCES` if its source is
     /// none, `EAGAIN` if its receiver has no room: then nothing was taken. Never waits.
     pub(crate) fn write(self: &Arc<Self>, draft: Draft) -> Result {
-        let header = draft.stamped();
+        let mut header = draft.stamped();
         let back = Target::Fabric(self.clone());
         let prepared = match self.bridge.prepare_remote(self, header, draft) {
             Ok(prepared) => prepared,
@@ -236,6 +236,10 @@ impl Fabric {
             Err(refused) => {
                 let reason = refused.reason();
                 trace(Point::Drop, Owner::Fabric, reason, || header);
+                // Who sent it to all hears which one has refused it, as no peer speaks for all.
+                if header.destination.component == Component::Everywhere {
+                    header.destination.component = self.bridge.names().mvm.into();
+                }
                 self.bridge.tell_undeliverable(&header, reason, back);
                 self.count_accepted();
                 return Ok(());

@@ -516,6 +516,10 @@ impl Bridge {
         if let Route::Unreachable(reason) = way {
             return Err(Refused::Unreachable(reason));
         }
+        // No bridge passes such a watch on: who is on all platforms, nobody keeps.
+        if component == Component::Everywhere {
+            return Err(Refused::Unreachable(Reason::NoComponent));
+        }
         let everywhere = matches!(way, Route::LocalAndGuests | Route::LocalAndUplink);
         let directory = &table.directory;
         if !everywhere

@@ -59,7 +59,7 @@ pub struct End<'a> {
     pub app: Option<&'a AppId>,
     /// The stable name of the VM, where the bridge knows it.
     pub stable: Option<Uuid>,
-    /// Whether it is hardware of another platform, if it is hardware.
+    /// Whether it is of another platform, if it is hardware, or all other platforms, if it is *everywhere*.
     pub elsewhere: bool,
 }
 
@@ -472,7 +472,8 @@ impl<P: Parts> Directory<P> {
     }
 
     /// Finds every receiver of a broadcast but the endpoint with the number of the sender, and the
-    /// name of the component of each.
+    /// name of the component of each. The link to other platforms is one receiver for all of these.
+    ///
     /// Ends with the first error of `found`.
     pub fn find_all<E: From<NoReceiver>>(
         &self,
@@ -482,6 +483,10 @@ impl<P: Parts> Directory<P> {
         sender: u64,
         mut found: impl FnMut(ReceiverOf<P>, Component) -> Result<(), E>,
     ) -> Result<(), E> {
+        // What comes back comes back to one, and no rule is asked about it: no bridge sends it to all.
+        if header.kind == Kind::Undeliverable {
+            return Err(NoReceiver::Unreachable(Reason::NoComponent).into());
+        }
         let (mut way, component) = self.route(origin, &header.destination.component);
         if self.may_be_elsewhere(origin, way) {
             way = Route::Fabric;
@@ -491,6 +496,8 @@ impl<P: Parts> Directory<P> {
             let receiver = match self.judge(rules, origin, way, header, component) {
                 Verdict::Allow => receiver,
                 Verdict::Deny => return Ok(()),
+                // A broker passes on what is for one receiver, and this is for many at once.
+                Verdict::Through(_) if component == Component::Everywhere => return Ok(()),
                 Verdict::Through(broker) => match self.first(broker.into()) {
                     Some(broker) => Receiver::Endpoint(broker),
                     None => return Ok(()),
@@ -510,7 +517,7 @@ impl<P: Parts> Directory<P> {
         let of_hardware = app.into_iter().flat_map(|app| self.hardware(app));
         for (serial, number, endpoint) in of_hardware {
             let reached = match way {
-                Route::LocalAndGuests => number != sender,
+                Route::LocalAndGuests | Route::Everywhere => number != sender,
                 Route::Hardware(wanted) => number != sender && serial == wanted,
                 _ => false,
             };
@@ -529,13 +536,16 @@ impl<P: Parts> Directory<P> {
                 add(way, self.locate(way, app)?, component)?;
             }
             Route::LocalAndUplink => add(way, self.locate(Route::Uplink, app)?, component)?,
-            Route::LocalAndGuests => {
+            Route::LocalAndGuests | Route::Everywhere => {
                 let others = self.guests().filter(|(id, _)| origin != Origin::Guest(*id));
                 for (id, link) in others {
                     add(Route::Guest(id), Receiver::Link(link), self.names.guest(id))?;
                 }
             }
             Route::Unreachable(reason) => return Err(NoReceiver::Unreachable(reason).into()),
+        }
+        if let (Route::Everywhere, Some(fabric)) = (way, &self.fabric) {
+            add(Route::Fabric, Receiver::Fabric(fabric.clone()), component)?;
         }
         Ok(())
     }
@@ -630,7 +640,7 @@ impl<P: Parts> Directory<P> {
                 Ok(Receiver::Fabric(fabric.clone()))
             }
             // Only a broadcast goes to everybody.
-            Route::LocalAndUplink | Route::LocalAndGuests => {
+            Route::LocalAndUplink | Route::LocalAndGuests | Route::Everywhere => {
                 Err(NoReceiver::Unreachable(Reason::NoComponent))
             }
             Route::Unreachable(reason) => Err(NoReceiver::Unreachable(reason)),

@@ -65,7 +65,7 @@ impl Names {
         match way {
             Route::Local => Some(component),
             Route::LocalAndUplink => Some(self.own().into()),
-            Route::LocalAndGuests => Some(self.mvm.into()),
+            Route::LocalAndGuests | Route::Everywhere => Some(self.mvm.into()),
             _ => None,
         }
     }
@@ -105,6 +105,8 @@ pub enum Route {
     LocalAndUplink,
     /// Here, and to every guest but the one that it came from.
     LocalAndGuests,
+    /// These, and every other platform.
+    Everywhere,
     /// To an endpoint of this domain that serves the hardware with this serial number.
     Hardware(Serial),
     /// Nowhere.
@@ -146,10 +148,16 @@ pub fn route(names: &Names, origin: Origin, destination: &Component) -> (Route, 
                 (Route::Uplink, mvm.into())
             }
         },
-        (Component::Platform, Origin::Local) if names.above != Above::Nobody => {
+        (Component::Platform | Component::Everywhere, Origin::Local)
+            if names.above != Above::Nobody =>
+        {
             (Route::LocalAndUplink, *destination)
         }
-        (Component::Platform, _) => (Route::LocalAndGuests, *destination),
+        // Only the platform's own management VM has a fabric.
+        (Component::Everywhere, _) if names.above == Above::Nobody => {
+            (Route::Everywhere, *destination)
+        }
+        (Component::Platform | Component::Everywhere, _) => (Route::LocalAndGuests, *destination),
         (Component::Vm { mvm_ip, vm_id }, _) => to_vm(names, origin, VmName { mvm_ip, vm_id }),
         // Hardware is the management VM's.
         (Component::Hardware(serial), _) if names.above == Above::Nobody => {
@@ -197,6 +205,10 @@ fn from_fabric(names: &Names, destination: Component) -> (Route, Component) {
         Component::Stable(uuid) if names.stable == Some(uuid) => (Route::Local, names.mvm.into()),
         Component::Hardware(serial) if names.above == Above::Nobody => {
             (Route::Hardware(serial), destination)
+        }
+        // Its sender's daemon has told all others, too.
+        Component::Everywhere if names.above == Above::Nobody => {
+            (Route::LocalAndGuests, destination)
         }
         _ => (Route::Unreachable(Reason::NoComponent), destination),
     }

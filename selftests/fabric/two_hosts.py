@@ -364,6 +364,77 @@ def hardware_of_the_other_host():
         asked("after that", f, mgmt.NO_COMPONENT)
 
 
+# The kind of component that is all hosts.
+EVERYWHERE = bytes([7]) + bytes(31)
+
+# Serves an App_ID, and says what it was told, until it is killed.
+BROKER = """
+import sys
+sys.path.insert(0, "/lab/selftests/mgmt")
+import mgmt
+f = mgmt.File("Broker")
+while got := f.read(3000):
+    print(got.payload.decode(), flush=True)
+"""
+
+
+@fabric_case(timeout=400)
+def one_question_for_all():
+    """One question is answered by brokers on both hosts; a guest is let out by a rule about everything only."""
+    check(reached(), "h2 is not there")
+    name = mgmt.guests()[0]
+    ours = [component(H1), component(H1, mgmt.domid(name))]
+    must_there(f"setsid python3 -c '{BROKER}' >/tmp/broker.log 2>&1 </dev/null & echo $! >/tmp/broker")
+    heard = lambda: there("cat /tmp/broker.log")[1].split()
+
+    def found(file, expected):
+        """Who answers, until nothing more comes; asked again where somebody is missing who may still begin."""
+
+        def ask_all():
+            file.write(message("Broker", EVERYWHERE, kind=mgmt.DISCOVER, flags=mgmt.BROADCAST | mgmt.REQUEST))
+            answers = []
+            while got := file.read(6 if len(answers) < len(expected) else 2):
+                answers.append(got.source_component)
+            return sorted(answers)
+
+        for _ in range(3):
+            answers = ask_all()
+            if answers == sorted(expected):
+                break
+        return answers
+
+    with File("Asker") as f, mgmt.GuestFile(name, "Asker") as guest:
+        with File("Broker") as broker, mgmt.GuestFile(name, "Broker"):
+            everybody = sorted([*ours, component(H2)])
+            equal("Dom-M asks", everybody, found(f, everybody))
+            equal("a guest asks", everybody, found(guest, everybody))
+            listed = here("mgmtctl discover Broker --in everywhere --wait 5000").split()
+            equal("mgmtctl", {f"Broker@vm:{H1}/0", f"Broker@vm:{H1}/{mgmt.domid(name)}", f"Broker@vm:{H2}/0"}, set(listed))
+            try:
+                for rules in ("", f"allow vm:* -> vm:{H2}/*"):
+                    f.load_policy(rules)
+                    # What is on its own host it may reach by the built-in rules: Dom-M, and itself.
+                    equal(f"a guest asks, by {rules or 'no rule'}", sorted(ours), found(guest, ours))
+                    equal(f"Dom-M asks, by {rules or 'no rule'}", everybody, found(f, everybody))
+                f.load_policy("allow vm:* -> *")
+                equal("a guest asks, by a rule", everybody, found(guest, everybody))
+            finally:
+                f.load_policy(mgmt.OPEN_POLICY)
+            # Told once, also where the daemon that tells it is killed meanwhile.
+            numbers = [str(number) for number in range(200)]
+            for number in numbers:
+                f.write(message("Broker", EVERYWHERE, number.encode(), flags=mgmt.BROADCAST))
+                if number in ("50", "120"):
+                    here(KILL)
+                    here(daemon(H1))
+            equal("told here", numbers, [got and got.payload.decode() for got in (broker.read(10) for _ in numbers)])
+            check(until(lambda: len(heard()) >= len(numbers), 60), f"h2 was told {len(heard())} times")
+            time.sleep(PATIENCE)
+            equal("told on h2", numbers, heard())
+            check(f.read(1) is None, "something came back")
+        must_there("kill $(cat /tmp/broker)")
+
+
 @fabric_case(timeout=300)
 def slow_peer():
     """A receiver that is slow, and for 8 s does not read at all, gets all, in order; its sender waits."""

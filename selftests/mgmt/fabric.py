@@ -20,6 +20,8 @@ THERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x02"
 REMOTE = vm(0, THERE)
 DOM_M = vm(0, HERE)
 DISK = mgmt.hardware(b"Disk-1")
+# The kind of component that is all of these.
+EVERYWHERE = bytes([7]) + bytes(31)
 
 
 def from_remote(app, component, payload=b"", source=REMOTE, source_app="There", **fields):
@@ -111,8 +113,8 @@ def no_source_is_local():
     """A source that is not of another platform is refused, and nothing is delivered."""
     name = guests()[0]
     with FabricFile() as fabric, File("Here") as f:
-        for source in (DOM_M, vm(mgmt.domid(name), HERE), vm(0), vm(3), SELF, MVM_COMPONENT, PLATFORM, UNSPECIFIED,
-                       stable(os.urandom(16))):  # fmt: skip
+        for source in (DOM_M, vm(mgmt.domid(name), HERE), vm(0), vm(3), SELF, MVM_COMPONENT, PLATFORM, EVERYWHERE,
+                       UNSPECIFIED, stable(os.urandom(16))):  # fmt: skip
             raises(errno.EACCES, source.hex(), fabric.write, from_remote("Here", DOM_M, source=source))
         raises(errno.EINVAL, "no App_ID", fabric.write, from_remote("Here", DOM_M, source_app=b""))
         raises(errno.EINVAL, "short", fabric.write, b"x" * 191)
@@ -476,6 +478,147 @@ def watched(fabric, f):
     equal("answer", (REPLY, DOM_M, 4), (answer.kind, answer.source_component, answer.correlation))
     f.write(message("There", REMOTE, kind=DISCOVER, flags=BROADCAST | REQUEST, correlation=4))
     equal("question", DISCOVER, settled(fabric, "question").kind)
+
+
+def copy(text, got, source, component, payload=b"to all"):
+    """A receiver has its copy, with its own name."""
+    if check(got is not None, f"{text}: nothing came"):
+        equal(text, (source, component, payload), (got.source_component, got.component, got.payload))
+
+
+@case(timeout=240)
+def everywhere():
+    """What is sent everywhere reaches this host, and once the daemon; what comes from there this host, and no other."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    sent = message("All", EVERYWHERE, b"to all", flags=BROADCAST)
+    with File("Here") as f, File("All") as own, GuestFile(name, "Guest") as guest, GuestFile(name, "All") as its:
+        f.write(sent)
+        copy("without a daemon: Dom-M", own.read(), DOM_M, DOM_M)
+        copy("without a daemon: the guest", its.read(), DOM_M, component)
+        with FabricFile() as fabric:
+            # If the link of an earlier case still waited for a daemon.
+            while found := fabric.read(0.3):
+                fabric.settle(found[0])
+            for sender, source in ((f, DOM_M), (guest, component)):
+                sender.write(sent)
+                copy("Dom-M", own.read(), source, DOM_M)
+                copy("the guest", its.read(), source, component)
+                copy("other platforms", settled(fabric, "other platforms"), source, EVERYWHERE)
+                check(fabric.read(0.3) is None, "it left twice")
+                check(f.read(0.2) is None, "something came back")
+            # One that does not have it.
+            for sender in (f, guest):
+                sender.write(sent)
+                number, _ = fabric.read()
+                fabric.settle(number, PEER_GONE)
+                back("not taken", sender.read(), PEER_GONE, EVERYWHERE)
+                for receiver in (own, its):
+                    receiver.read()
+            fabric.write(from_remote("All", EVERYWHERE, b"to all", flags=BROADCAST))
+            copy("from there: Dom-M", own.read(), REMOTE, DOM_M)
+            copy("from there: the guest", its.read(), REMOTE, component)
+            check(fabric.read(0.3) is None, "it was sent on, or something came back")
+            fabric.write(from_remote("Nobody", EVERYWHERE, flags=BROADCAST))
+            check(fabric.read(0.3) is None, "that nobody hears it is an error")
+            # This host has refused it: nobody there speaks as everybody.
+            for text, fields, reason in (
+                ("to one", {}, DENIED),
+                ("a watch", {"kind": PRESENCE, "payload": WATCH}, NO_COMPONENT),
+                ("hops", {"flags": BROADCAST, "hops": 8}, HOPS),
+            ):
+                fabric.write(from_remote("All", EVERYWHERE, **fields))
+                back(text, settled(fabric, text), reason, DOM_M)
+            # No rule is asked about what comes back, so that comes back to one.
+            fabric.write(from_remote("All", EVERYWHERE, flags=BROADCAST, kind=UNDELIVERABLE, reason=NO_ENDPOINT))
+            check(fabric.read(0.1) is None, "what comes back came back")
+            check(own.read(0.2) is None and its.read(1) is None, "a receiver has more than its copies")
+    with File("Here") as f, GuestFile(name, "Guest") as guest:
+        for text, fields in (
+            ("without the flag", {}),
+            ("a watch", {"kind": PRESENCE, "payload": WATCH}),
+            ("no watch", {"kind": PRESENCE, "payload": mgmt.UNWATCH}),
+            ("a reply", {"kind": REPLY, "flags": BROADCAST}),
+        ):
+            for sender in (f, guest):
+                raises(errno.EINVAL, text, sender.write, message("All", EVERYWHERE, **fields))
+
+
+@case(timeout=240)
+def discovery_everywhere():
+    """One question finds who serves an App_ID here and on all other platforms; and what is here is told there."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    question = {"kind": DISCOVER, "flags": BROADCAST | REQUEST, "correlation": 6}
+    answers = lambda read, count: sorted(
+        (m.kind, m.source_component, m.source_app, m.correlation) for m in (read() for _ in range(count)) if m
+    )
+    expected = lambda *components: sorted((REPLY, c, mgmt.app_id("All"), 6) for c in components)
+    with FabricFile() as fabric, File("Here") as f, GuestFile(name, "Guest") as guest:
+        with File("All"), GuestFile(name, "All"):
+            for sender, source in ((f, DOM_M), (guest, component)):
+                sender.write(message("All", EVERYWHERE, **question))
+                asked = settled(fabric, "the question")
+                equal("asked", (DISCOVER, source, EVERYWHERE), (asked.kind, asked.source_component, asked.component))
+                remote = [vm(vm_id, bytes(15) + bytes([host])) for host in (8, 9) for vm_id in (0, 4)]
+                for there in remote:
+                    fabric.write(from_remote(asked.source_app, source, source=there, kind=REPLY, source_app="All",
+                                             correlation=asked.correlation))  # fmt: skip
+                equal("who serves it", expected(DOM_M, component, *remote), answers(sender.read, 6))
+                check(sender.read(1) is None, "somebody was found twice")
+            fabric.write(from_remote("All", EVERYWHERE, **question))
+            told = answers(lambda: settled(fabric, "an answer"), 2)
+            equal("who serves it here", expected(DOM_M, component), told)
+            check(fabric.read(0.3) is None, "there is more")
+
+
+@case(timeout=240)
+def rules_about_everywhere():
+    """A guest is let into the fabric by a rule about everything, and by no other; who comes from there, by its name."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    sent = message("All", EVERYWHERE, b"to all", flags=BROADCAST)
+    with FabricFile() as fabric, File("Here") as f, File("All") as own, GuestFile(name, "Guest") as guest:
+        try:
+            for text, passes in (
+                ("", False),
+                ("allow vm:* -> vm:10.0.0.2/*", False),
+                ("allow vm:* -> Other@*", False),
+                ("deny vm:* -> All@*\nallow vm:* -> *", False),
+                ("through Here@mvm vm:* -> *", False),
+                ("allow vm:* -> * kinds discover", False),
+                ("allow vm:* -> All@* kinds data", True),
+                ("allow vm:* -> *", True),
+            ):
+                f.load_policy(text)
+                guest.write(sent)
+                found = fabric.read(5 if passes else 0.5)
+                if found:
+                    fabric.settle(found[0])
+                equal(f"{text or 'no rule'}: it left", passes, found is not None)
+                while own.read(0.2) or f.read(0):
+                    pass
+            check(guest.read(1) is None, "the guest was told")
+            f.load_policy("")
+            f.write(sent)
+            settled(fabric, "from Dom-M")
+            fabric.write(from_remote("All", EVERYWHERE, b"to all", flags=BROADCAST))
+            copy("Dom-M's own", own.read(), DOM_M, DOM_M)
+            check(own.read(0.3) is None, "from there: no rule allows it")
+            check(fabric.read(0.1) is None, "it was told so")
+            f.load_policy("deny mvm -> *\nallow vm:10.0.0.2/0 -> All@mvm")
+            f.write(sent)
+            check(fabric.read(0.3) is None, "what Dom-M may not send has left")
+            own.read()
+            fabric.write(from_remote("All", EVERYWHERE, b"to all", flags=BROADCAST))
+            copy("from there", own.read(), REMOTE, DOM_M)
+            f.load_policy("allow vm:* -> *")
+            fabric.write(from_remote("Guest", component, b"no answer"))
+            back("another word", settled(fabric, "denied"), DENIED)
+            fabric.write(from_remote("Guest", component, kind=REPLY))
+            equal("a reply", REPLY, (lambda m: m and m.kind)(guest.read()))
+        finally:
+            f.load_policy(mgmt.OPEN_POLICY)
 
 
 @case

@@ -361,6 +361,97 @@ fn the_fabric_does_not_speak_for_hardware_that_is_served_here() {
     assert!(directory.may_come(&header(Kind::Undeliverable, Flags::REQUEST)));
 }
 
+/// Who gets a broadcast to everybody, by what these rules say.
+fn reached(
+    directory: &Directory<Numbers>,
+    rules: &impl Rules,
+    origin: Origin,
+    source: Component,
+) -> Vec<(Receiver<u64, u32, ()>, Component)> {
+    let header = Header {
+        source: Address::new(source, app(9)),
+        ..to(app(1), Component::Everywhere)
+    };
+    let mut found = Vec::new();
+    let add = |receiver, component| {
+        found.push((receiver, component));
+        Ok::<(), NoReceiver>(())
+    };
+    let result = directory.find_all(rules, origin, &header, u64::MAX, add);
+    assert_eq!(result, Ok(()), "{origin:?}");
+    found
+}
+
+#[test]
+fn what_is_for_everybody_leaves_once_and_does_not_come_back() {
+    let mut directory = small();
+    let rules = Always::new(Verdict::Allow);
+    let here = (Receiver::Endpoint(7), MVM.into());
+    let (three, five) = ((Receiver::Link(3), guest(3)), (Receiver::Link(5), guest(5)));
+    let there = (Receiver::Fabric(()), Component::Everywhere);
+    let remote = Component::Vm {
+        mvm_ip: [9; 16],
+        vm_id: 0,
+    };
+    let all =
+        |directory: &Directory<Numbers>, origin, source| reached(directory, &rules, origin, source);
+    // Without a fabric it is the platform.
+    assert_eq!(
+        all(&directory, Origin::Local, MVM.into()),
+        [here, three, five]
+    );
+    directory.fabric = Some(());
+    assert_eq!(
+        all(&directory, Origin::Local, MVM.into()),
+        [here, three, five, there]
+    );
+    assert_eq!(
+        all(&directory, Origin::Guest(3), guest(3)),
+        [here, five, there]
+    );
+    assert_eq!(all(&directory, Origin::Fabric, remote), [here, three, five]);
+}
+
+#[test]
+fn rules_are_asked_about_each_receiver_and_once_about_the_fabric() {
+    let mut directory = small();
+    directory.fabric = Some(());
+    for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Through(app(1))] {
+        let rules = Always::new(verdict);
+        let found = reached(&directory, &rules, Origin::Guest(3), guest(3));
+        let asked = [MVM.into(), guest(5), Component::Everywhere];
+        let asked = asked.map(|component| (guest(3), component, Kind::Data));
+        assert_eq!(*rules.1.borrow(), asked);
+        // A broker gets what is for one, and not what is for all other platforms.
+        let expected = match verdict {
+            Verdict::Allow => vec![
+                Receiver::Endpoint(7),
+                Receiver::Link(5),
+                Receiver::Fabric(()),
+            ],
+            Verdict::Deny => vec![],
+            Verdict::Through(_) => vec![Receiver::Endpoint(7); 2],
+        };
+        let receivers: Vec<_> = found.into_iter().map(|(receiver, _)| receiver).collect();
+        assert_eq!(receivers, expected, "{verdict:?}");
+    }
+    let rules = Always::new(Verdict::Allow);
+    let nobody = Err(NoReceiver::Unreachable(Reason::NoComponent));
+    // No rule would be asked about what comes back.
+    let header = Header {
+        kind: Kind::Undeliverable,
+        ..to(app(1), Component::Everywhere)
+    };
+    let found = |_, _| -> Result<(), NoReceiver> { panic!("it has a receiver") };
+    let all = directory.find_all(&rules, Origin::Guest(3), &header, u64::MAX, found);
+    assert_eq!(all, Err(NoReceiver::Unreachable(Reason::NoComponent)));
+    // To one it goes nowhere.
+    for origin in [Origin::Local, Origin::Guest(3), Origin::Fabric] {
+        let found = directory.find(&rules, origin, &to(app(1), Component::Everywhere));
+        assert_eq!(found, nobody, "{origin:?}");
+    }
+}
+
 #[test]
 fn hardware_is_listed_once_and_in_order() {
     let mut directory = small();

@@ -83,18 +83,14 @@ impl Party {
                 }
                 party.serial = Some(serial);
             }
-            Component::Unspecified | Component::SelfDomain | Component::Platform => return None,
+            // All other platforms: only what is about everything is about them.
+            Component::Everywhere if end.elsewhere => {}
+            Component::Unspecified
+            | Component::SelfDomain
+            | Component::Platform
+            | Component::Everywhere => return None,
         }
         Some(party)
-    }
-
-    /// The same, if it is hardware: on another platform.
-    #[must_use]
-    pub fn elsewhere(mut self) -> Self {
-        if self.place == Place::Hardware {
-            self.place = Place::Remote;
-        }
-        self
     }
 
     pub(super) fn place(&self) -> Place {

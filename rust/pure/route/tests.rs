@@ -111,6 +111,7 @@ fn components() -> Vec<Component> {
         Component::SelfDomain,
         Component::Mvm,
         Component::Platform,
+        Component::Everywhere,
         STABLE,
         hardware(),
     ];
@@ -149,6 +150,7 @@ fn the_platforms_management_vm_knows_its_guests_and_nobody_else() {
             .kept(&[hardware()], Route::Hardware(serial()))
             .named(&[Component::Mvm], Route::Local, own)
             .kept(&[Component::Platform], Route::LocalAndGuests)
+            .kept(&[Component::Everywhere], Route::Everywhere)
             .named(&[vm(NONE, MVM_ID), vm(OURS, MVM_ID)], Route::Local, own)
             .guests(NONE, NOT_MVM)
             .guests(OURS, NOT_MVM)
@@ -173,7 +175,10 @@ fn a_guest_without_channel_leaves_to_it_what_is_not_its_own() {
         .kept(&[Component::Unspecified], UNREACHABLE)
         .named(&[Component::SelfDomain], Route::Local, MVM.into())
         .kept(&[Component::Mvm, STABLE, hardware()], Route::Uplink)
-        .kept(&[Component::Platform], Route::LocalAndUplink)
+        .kept(
+            &[Component::Platform, Component::Everywhere],
+            Route::LocalAndUplink,
+        )
         .named(
             &[vm(NONE, MVM_ID), vm(OURS, MVM_ID)],
             Route::Local,
@@ -194,7 +199,10 @@ fn a_guest_sends_up_what_is_not_its_own() {
         .named(&[Component::SelfDomain], Route::Local, own)
         .named(&[vm(NONE, OWN_ID), vm(ABOVE, OWN_ID)], Route::Local, own)
         .named(&[Component::Mvm], Route::Uplink, vm(ABOVE, ABOVE_ID))
-        .kept(&[Component::Platform], Route::LocalAndUplink)
+        .kept(
+            &[Component::Platform, Component::Everywhere],
+            Route::LocalAndUplink,
+        )
         .kept(&[STABLE, hardware()], Route::Uplink)
         // Without an address, the platform is the one that it is a guest of.
         .vms(NONE, NOT_OWN, Route::Uplink)
@@ -216,7 +224,10 @@ fn to_the_guests_of_a_guest_it_is_their_management_vm() {
                 vm(OURS, GUEST),
             )
             .named(&[Component::Mvm], Route::Local, MVM.into())
-            .kept(&[Component::Platform], Route::LocalAndGuests)
+            .kept(
+                &[Component::Platform, Component::Everywhere],
+                Route::LocalAndGuests,
+            )
             .kept(&[STABLE, hardware()], Route::Uplink)
             .named(
                 &[vm(NONE, MVM_ID), vm(OURS, MVM_ID)],
@@ -242,6 +253,7 @@ fn what_comes_from_above_is_for_this_domain() {
                     Component::SelfDomain,
                     Component::Mvm,
                     Component::Platform,
+                    Component::Everywhere,
                     hardware(),
                 ],
                 UNREACHABLE,
@@ -268,6 +280,7 @@ fn what_another_platform_sends_is_for_this_one() {
                 ],
                 UNREACHABLE,
             )
+            .kept(&[Component::Everywhere], Route::LocalAndGuests)
             .kept(&[hardware()], Route::Hardware(serial()))
             .named(&[vm(OURS, MVM_ID)], Route::Local, own)
             .guests(OURS, NOT_MVM)
@@ -303,6 +316,7 @@ fn a_remote_source_is_a_vm_of_another_platform_or_hardware() {
         Component::Mvm,
         Component::SelfDomain,
         Component::Platform,
+        Component::Everywhere,
         Component::Unspecified,
     ] {
         assert!(!is_remote(&names, &source, Kind::Data), "{source:?}");
@@ -413,7 +427,10 @@ proptest! {
         to in any_component(),
     ) {
         let (route, _) = route(&names, Origin::Fabric, &to);
-        prop_assert!(!matches!(route, Route::Fabric | Route::Uplink | Route::LocalAndUplink));
+        prop_assert!(!matches!(
+            route,
+            Route::Fabric | Route::Everywhere | Route::Uplink | Route::LocalAndUplink
+        ));
     }
 
     #[test]
@@ -423,7 +440,8 @@ proptest! {
         to in any_component(),
     ) {
         let (route, _) = route(&names, origin, &to);
-        prop_assert!(route != Route::Fabric || names.above == Above::Nobody);
+        let leaves = matches!(route, Route::Fabric | Route::Everywhere);
+        prop_assert!(!leaves || names.above == Above::Nobody);
     }
 
     #[test]
@@ -477,8 +495,9 @@ proptest! {
             }
             // Each copy is named when it is made.
             Route::LocalAndUplink | Route::LocalAndGuests => {
-                prop_assert_eq!(to, Component::Platform);
+                prop_assert!(matches!(to, Component::Platform | Component::Everywhere));
             }
+            Route::Everywhere => prop_assert_eq!(to, Component::Everywhere),
         }
     }
 
@@ -490,6 +509,21 @@ proptest! {
     ) {
         let found = route(&names, origin, &to);
         prop_assert_eq!(route(&names, origin, &found.1), found);
+    }
+
+    /// Whoever asks everywhere reaches whom it reaches on its platform, and the fabric perhaps.
+    #[test]
+    fn everywhere_is_the_platform_and_more(names in any_names(), origin in any_origin()) {
+        let (all, _) = route(&names, origin, &Component::Everywhere);
+        let (platform, _) = route(&names, origin, &Component::Platform);
+        match origin {
+            // There it is the sender's word for this platform.
+            Origin::Fabric if names.above == Above::Nobody => {
+                prop_assert_eq!(all, Route::LocalAndGuests);
+            }
+            _ if all == Route::Everywhere => prop_assert_eq!(platform, Route::LocalAndGuests),
+            _ => prop_assert_eq!(all, platform),
+        }
     }
 
     /// Up, and at the management VM above not down again.

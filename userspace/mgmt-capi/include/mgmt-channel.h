@@ -142,7 +142,7 @@ int mgmt_recv(const struct mgmt_endpoint *endpoint,
               int64_t timeout_ms,
               struct mgmt_message **message);
 
-// Who serves APP@COMPONENT (also APP@platform): asks, and collects answers for so long.
+// Who serves APP@COMPONENT (also APP@platform, APP@everywhere): asks, and collects answers for so long.
 int mgmt_discover(const struct mgmt_endpoint *endpoint,
                   const char *whom,
                   uint32_t wait_ms,

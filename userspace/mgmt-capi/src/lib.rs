@@ -385,7 +385,7 @@ pub unsafe extern "C" fn mgmt_recv(
     })
 }
 
-/// Who serves APP@COMPONENT (also APP@platform): asks, and collects answers for so long.
+/// Who serves APP@COMPONENT (also APP@platform, APP@everywhere): asks, and collects answers for so long.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mgmt_discover(
     endpoint: *const mgmt_endpoint,

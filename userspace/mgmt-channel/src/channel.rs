@@ -297,7 +297,8 @@ impl Channel {
         }
     }
 
-    /// Who serves `app` in `component`, which may be [`Component::Platform`]: the bridges answer.
+    /// Who serves `app` in `component`, which may be [`Component::Platform`] or
+    /// [`Component::Everywhere`]: the bridges answer.
     ///
     /// Collects answers for `wait`. Other messages that come meanwhile are kept for
     /// [`Channel::recv`].

@@ -7,6 +7,7 @@
 //! | `self` | the sender's own domain |
 //! | `mvm` | the management VM of the sender's platform |
 //! | `platform` | every domain of the sender's platform (broadcasts only) |
+//! | `everywhere` | these, and every domain of all other platforms (broadcasts only) |
 //! | `vm:ID` | the VM with this domain id on the sender's platform |
 //! | `vm:IP/ID` | the VM with this domain id on the platform whose management VM has this address |
 //! | `uuid:UUID` | the VM with this stable name |
@@ -64,12 +65,12 @@ impl FromStr for ComponentName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        const FORMS: &str =
-            "a component: self, mvm, platform, vm:ID, vm:IP/ID, uuid:UUID or hw:SERIAL is expected";
+        const FORMS: &str = "a component: self, mvm, platform, everywhere, vm:ID, vm:IP/ID, uuid:UUID or hw:SERIAL is expected";
         let component = match text.split_once(':') {
             None if text == "self" => Component::SelfDomain,
             None if text == "mvm" => Component::Mvm,
             None if text == "platform" => Component::Platform,
+            None if text == "everywhere" => Component::Everywhere,
             Some(("vm", vm)) => match vm.rsplit_once('/') {
                 None => return Ok(Self::LocalVm(vm_id(vm)?)),
                 Some((ip, id)) => Component::Vm {
@@ -177,6 +178,8 @@ mod tests {
         for text in [
             "Power@self",
             "Power@mvm",
+            "Power@platform",
+            "Power@everywhere",
             "P.o_w-3@vm:192.0.2.7/12",
             "P@vm:2001:db8::1/0",
             "P@uuid:00112233-4455-6677-8899-aabbccddeeff",

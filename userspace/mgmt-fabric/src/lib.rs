@@ -7,11 +7,13 @@
 //!                                   └── session with another
 //! ```
 //!
-//! What can be wrong without a network is in [`outgoing`], [`incoming`], [`places`], [`holders`] and [`frame`].
+//! What can be wrong without a network is in [`outgoing`], [`copies`], [`incoming`], [`places`], [`holders`]
+//! and [`frame`].
 
 pub mod arrivals;
 pub mod bridge;
 pub mod certificates;
+pub mod copies;
 pub mod frame;
 pub mod holders;
 pub mod incoming;

@@ -8,6 +8,7 @@
 use crate::Host;
 use crate::arrivals::Arrivals;
 use crate::bridge::{Bridge, Guest};
+use crate::copies::Copies;
 use crate::frame::MAX_HARDWARE;
 use crate::holders::{Changes, Holders};
 use crate::journal::Journal;
@@ -82,6 +83,19 @@ pub(crate) struct Peer {
     pub(crate) is_known: Cell<bool>,
 }
 
+impl Peer {
+    /// Queues a message, if there is room.
+    fn push(&self, number: u64, bytes: Rc<Vec<u8>>) -> Result<(), Full> {
+        let pushed = self.outgoing.borrow_mut().push(number, bytes);
+        if pushed.is_ok() {
+            self.wake.notify_one();
+        } else if self.full.get().is_none() {
+            self.full.set(Some(Instant::now()));
+        }
+        pushed
+    }
+}
+
 /// This host.
 pub struct Node<B> {
     pub(crate) bridge: B,
@@ -90,6 +104,7 @@ pub struct Node<B> {
     pub(crate) peers: RefCell<BTreeMap<Host, Rc<Peer>>>,
     pub(crate) places: RefCell<Places>,
     holders: RefCell<Holders>,
+    copies: RefCell<Copies>,
     pub(crate) journal: RefCell<Journal>,
     /// Messages that the bridge has taken.
     pub(crate) accepted: Cell<u64>,
@@ -124,6 +139,7 @@ impl<B: Bridge + 'static> Node<B> {
             peers: RefCell::default(),
             places: RefCell::default(),
             holders: RefCell::default(),
+            copies: RefCell::default(),
             journal: RefCell::new(journal),
             guests: RefCell::default(),
             hardware: RefCell::default(),
@@ -233,6 +249,7 @@ impl<B: Bridge + 'static> Node<B> {
         }
         let host = match header.destination.component {
             Component::Vm { mvm_ip, .. } => Some(Host(mvm_ip)),
+            Component::Everywhere => return self.spread(number, bytes).await,
             component if self.holds(&component, number) => return Ok(()),
             // An earlier daemon may have sent it, and the guest moved since.
             Component::Stable(uuid) => {
@@ -252,22 +269,51 @@ impl<B: Bridge + 'static> Node<B> {
         if let Component::Stable(_) | Component::Hardware(_) = header.destination.component {
             self.journal.borrow_mut().set_route(number, peer.host)?;
         }
-        let mut bytes = bytes;
+        self.push(&peer, number, Rc::new(bytes), &header.destination.component)
+            .await
+    }
+
+    /// Queues one message for every peer that is there, or was not long ago. Those that have room get it at
+    /// once, and it is settled when that is known of each.
+    async fn spread(&self, number: u64, bytes: Vec<u8>) -> io::Result<()> {
+        let peers: Vec<_> = {
+            let peers = self.peers.borrow();
+            let there = peers.values().filter(|peer| !self.is_lost(peer));
+            there.cloned().collect()
+        };
+        // One more, until all have been looked at.
+        self.copies.borrow_mut().begin(number, peers.len() + 1);
+        let bytes = Rc::new(bytes);
+        let (_, full): (Vec<_>, Vec<_>) = peers
+            .iter()
+            .partition(|peer| peer.push(number, bytes.clone()).is_ok());
+        for peer in full {
+            let component = Component::Everywhere;
+            self.push(peer, number, bytes.clone(), &component).await?;
+        }
+        self.settle(number, Reason::None)
+    }
+
+    /// Queues a message for a peer, when that has room; it comes back if that takes too long.
+    async fn push(
+        &self,
+        peer: &Peer,
+        number: u64,
+        mut bytes: Rc<Vec<u8>>,
+        component: &Component,
+    ) -> io::Result<()> {
         loop {
-            let pushed = peer.outgoing.borrow_mut().push(number, bytes);
-            let Err(Full(left)) = pushed else {
-                peer.wake.notify_one();
+            let Err(Full(left)) = peer.push(number, bytes) else {
                 return Ok(());
             };
             let since = peer.full.get().unwrap_or_else(Instant::now);
-            peer.full.set(Some(since));
             let left_time = self.options.patience.saturating_sub(since.elapsed());
             if timeout(left_time, peer.room.notified()).await.is_err() {
                 tracing::debug!(peer = %peer.host, "no room for more messages");
                 return self.settle(number, Reason::Quota);
             }
             // Meanwhile a guest may have come here.
-            if self.holds(&header.destination.component, number) {
+            if self.holds(component, number) {
                 return Ok(());
             }
             bytes = left;
@@ -298,8 +344,11 @@ impl<B: Bridge + 'static> Node<B> {
             .try_for_each(|number| self.settle(number, reason))
     }
 
-    /// Says what became of a message that the bridge handed over.
+    /// Says what became of a message that the bridge handed over, or of one copy of it.
     pub(crate) fn settle(&self, number: u64, reason: Reason) -> io::Result<()> {
+        let Some(reason) = self.copies.borrow_mut().ended(number, reason) else {
+            return Ok(());
+        };
         self.journal.borrow_mut().settled(number);
         self.bridge.settle(number, reason)
     }

@@ -6,12 +6,14 @@
 //! a daemon is restarted. With a new session the peer says what it has; the rest is sent again.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// A message and its number.
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    bytes: Vec<u8>,
+    /// One that goes to all peers is kept once.
+    bytes: Rc<Vec<u8>>,
 }
 
 /// What may be on its way to one peer at most.
@@ -35,7 +37,7 @@ impl Default for Limits {
 
 /// There is no room for this message: the peer is slow, or away.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Full(pub Vec<u8>);
+pub struct Full(pub Rc<Vec<u8>>);
 
 /// The queue to one peer.
 #[derive(Debug, Default)]
@@ -61,7 +63,7 @@ impl Outgoing {
 
     /// Queues a message with a number larger than those before, if there is room. One fits into an
     /// empty queue, however large.
-    pub fn push(&mut self, number: u64, bytes: Vec<u8>) -> Result<(), Full> {
+    pub fn push(&mut self, number: u64, bytes: Rc<Vec<u8>>) -> Result<(), Full> {
         let full = self.queue.len() >= self.limits.messages
             || self.bytes + bytes.len() > self.limits.bytes;
         if full && !self.queue.is_empty() {

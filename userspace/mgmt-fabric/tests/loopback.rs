@@ -489,6 +489,117 @@ fn what_a_guest_is_sent_where_it_comes_to_keeps_its_order() {
     });
 }
 
+/// To each of the others, with what it is sent alone before and after.
+fn mixed(from: u8, others: [u8; 2], numbers: std::ops::Range<u32>, kernel: &Kernel) {
+    for number in numbers {
+        let to = match number % 3 {
+            0 => Component::Everywhere,
+            1 => vm(others[0]),
+            _ => vm(others[1]),
+        };
+        numbered(from, to, number..number + 1, kernel);
+    }
+}
+
+/// Those of these numbers that a host gets of [`mixed`].
+fn its(place: u32, numbers: std::ops::Range<u32>) -> Vec<u32> {
+    numbers.filter(|n| n % 3 == 0 || n % 3 == place).collect()
+}
+
+#[test]
+fn one_message_for_all_reaches_each_once_and_in_order() {
+    let directory = Directory::certified("everywhere");
+    run(async {
+        let places = [1, 2, 3].map(|number| Place::new(&directory, number));
+        let [one, two, three] = &places;
+        // Nobody is there to hear it.
+        let alone = one.start(&[]).await;
+        numbered(1, Component::Everywhere, 0..1, &one.kernel);
+        until("it is settled", || {
+            one.kernel.last.get() == 1 && one.kernel.unread.borrow().is_empty()
+        })
+        .await;
+        until("it is settled", || one.kernel.unsettled.borrow().is_empty()).await;
+        alone.abort();
+        let _ = alone.await;
+        let peers = [(2, two.address()), (3, three.address())];
+        let mut first = one.start(&peers).await;
+        let mut second = two.start(&[(1, one.address())]).await;
+        let _third = three.start(&[(1, one.address())]).await;
+        mixed(1, [2, 3], 0..60, &one.kernel);
+        let both = |end| {
+            move || texts(&two.kernel) == its(1, 0..end) && texts(&three.kernel) == its(2, 0..end)
+        };
+        until("each has its own", both(60)).await;
+        // One of them has no room, and the daemon is killed: the other has it already.
+        three.kernel.is_full.set(true);
+        mixed(1, [2, 3], 60..120, &one.kernel);
+        until("the one has it", || texts(&two.kernel) == its(1, 0..120)).await;
+        assert!(!one.kernel.unsettled.borrow().is_empty());
+        first.abort();
+        let _ = first.await;
+        first = one.start(&peers).await;
+        mixed(1, [2, 3], 120..150, &one.kernel);
+        until("and what follows", || texts(&two.kernel) == its(1, 0..150)).await;
+        second.abort();
+        let _ = second.await;
+        second = two.start(&[(1, one.address())]).await;
+        three.kernel.is_full.set(false);
+        until("both have all", both(150)).await;
+        until("it is settled", || one.kernel.unsettled.borrow().is_empty()).await;
+        assert_eq!(*one.kernel.came_back.borrow(), []);
+        // What a peer sends to all is not passed on.
+        numbered(2, Component::Everywhere, 500..501, &two.kernel);
+        until("it arrives", || texts(&one.kernel) == [500]).await;
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(texts(&three.kernel), its(2, 0..150));
+        for task in [first, second] {
+            task.abort();
+        }
+    });
+}
+
+#[test]
+fn who_is_slow_or_away_does_not_keep_it_from_others() {
+    let directory = Directory::certified("some");
+    run(async {
+        let places = [1, 2, 3].map(|number| Place::new(&directory, number));
+        let [one, two, three] = &places;
+        let _first = one.start(&[(2, two.address()), (3, three.address())]).await;
+        let _second = two.start(&[]).await;
+        let third = three.start(&[]).await;
+        numbered(1, Component::Everywhere, 0..1, &one.kernel);
+        let has = |place: &Place, numbers| texts(&place.kernel).into_iter().eq(numbers);
+        until("both are there", || has(two, 0..1) && has(three, 0..1)).await;
+        three.kernel.is_full.set(true);
+        numbered(1, Component::Everywhere, 1..1001, &one.kernel);
+        until("the other has all", || has(two, 0..1001)).await;
+        three.kernel.is_full.set(false);
+        until("it is settled", || one.kernel.unsettled.borrow().is_empty()).await;
+        // As many as may be on their way to one.
+        assert!(has(three, 0..301));
+        let back = one.kernel.came_back.take();
+        assert_eq!(back.len(), 700);
+        assert!(back.iter().all(|(_, why)| *why == Reason::Quota));
+        third.abort();
+        let _ = third.await;
+        numbered(1, Component::Everywhere, 1001..1003, &one.kernel);
+        until("who is there has it", || has(two, 0..1003)).await;
+        until("the other is given up", || {
+            one.kernel.unsettled.borrow().is_empty()
+        })
+        .await;
+        let back: Vec<_> = one.kernel.came_back.take();
+        assert_eq!(back.len(), 2);
+        assert!(back.iter().all(|(_, why)| *why == Reason::PeerGone));
+        // Who is not there is no error.
+        numbered(1, Component::Everywhere, 1003..1004, &one.kernel);
+        until("who is there has it", || has(two, 0..1004)).await;
+        until("it is settled", || one.kernel.unsettled.borrow().is_empty()).await;
+        assert_eq!(*one.kernel.came_back.borrow(), []);
+    });
+}
+
 /// A host with a certificate sends what is not its own to send.
 #[test]
 fn a_host_cannot_speak_for_another() {

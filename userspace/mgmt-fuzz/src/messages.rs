@@ -85,7 +85,7 @@ pub fn wrong(dice: &mut Dice, app: AppId) -> (Vec<u8>, i32) {
         message[at..at + bytes.len()].copy_from_slice(bytes);
         message
     };
-    let bytes = match dice.below(17) {
+    let bytes = match dice.below(19) {
         0 => return (patched(0, &[dice.choose(&[0, 2, 3, 255])]), EPROTONOSUPPORT),
         1 => patched(1, &[dice.choose(&[0, 8, 77, 255])]),
         2 => patched(1, &[Kind::Undeliverable as u8]),
@@ -102,7 +102,7 @@ pub fn wrong(dice: &mut Dice, app: AppId) -> (Vec<u8>, i32) {
             &dice.choose(&[u32::MAX, header.length + 1]).to_le_bytes(),
         ),
         7 => patched(40 + dice.below(24), &[1 + dice.below(255) as u8]),
-        8 => patched(128, &[dice.choose(&[7, 8, 255])]),
+        8 => patched(128, &[dice.choose(&[8, 9, 255])]),
         9 => patched(129, &[1 + dice.below(255) as u8]),
         10 => patched(130 + dice.below(2), &[1]),
         11 => patched(132 + dice.below(28), &[1]),
@@ -110,6 +110,14 @@ pub fn wrong(dice: &mut Dice, app: AppId) -> (Vec<u8>, i32) {
         13 => patched(160, &[b'a'; 32]),
         14 => patched(160, &[0; 32]),
         15 => with(|header| header.destination.component = Component::Platform),
+        16 => with(|header| header.destination.component = Component::Everywhere),
+        // A watch of that kind there is not.
+        17 => {
+            let event = dice.choose(&[Event::Watch, Event::Unwatch]).encode();
+            let to = Address::new(Component::Everywhere, app);
+            let header = Header::new(Kind::Presence, to, event.len() as u32);
+            [header.encode().to_vec(), event.to_vec()].concat()
+        }
         _ => with(|header| {
             header.kind = Kind::Reply;
             header.flags = Flags::BROADCAST;

@@ -123,6 +123,7 @@ fn component_kinds() {
             ("SELF", kind(Component::SelfDomain)),
             ("MVM", kind(Component::Mvm)),
             ("PLATFORM", kind(Component::Platform)),
+            ("EVERYWHERE", kind(Component::Everywhere)),
         ],
     );
 }

@@ -20,8 +20,8 @@ use std::process::ExitCode;
 
 /// Manage M-channels.
 ///
-/// A component is written self, mvm, vm:ID (on this platform), vm:IP/ID, uuid:UUID or hw:SERIAL; an
-/// address APP@COMPONENT. A domain is written as its number or its name.
+/// A component is written self, mvm, vm:ID (on this platform), vm:IP/ID, uuid:UUID or hw:SERIAL, and all of
+/// them platform or everywhere; an address APP@COMPONENT. A domain is written as its number or its name.
 ///
 /// Exit status: 0 done, 1 failed (the cause is on standard error), 2 usage.
 #[derive(Parser)]
@@ -99,7 +99,7 @@ enum Command {
     Discover {
         /// The App_ID.
         app: String,
-        /// Where: a domain, or all of the platform.
+        /// Where: a domain, all of the platform, or everywhere: on all hosts of the fabric.
         #[arg(long = "in", default_value = "platform", value_name = "COMPONENT")]
         component: ComponentName,
         /// Collect answers for so many milliseconds.

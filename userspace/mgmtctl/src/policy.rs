@@ -7,8 +7,9 @@
 use crate::{accounts, daemon};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use mgmt_channel::{Address, Channel, Component, ComponentName, Destination, Kind, Owner, Serial};
+use mgmt_channel::{Channel, Component, ComponentName, Destination, Kind, Owner, Serial};
 use mgmt_control::ClientError;
+use mgmt_pure::pure::directory::End;
 use mgmt_pure::pure::policy::{
     BuiltIn, Cause, Decision, Entry, Kinds, Mistake, Party, Rule, RuleError, Rules, Shadow, Table,
     Verdict,
@@ -152,13 +153,19 @@ impl Platform {
             _ => None,
         };
         let stable = self.uuid.iter().find(|known| id == Some(known.0));
-        let address = Address::new(component, end.app);
-        let party = Party::new(mvm, &address, stable.map(|known| known.1))
-            .context("self and platform say nothing here: which domain is meant?")?;
-        Ok(match component {
-            Component::Hardware(serial) if self.elsewhere.contains(&serial) => party.elsewhere(),
-            _ => party,
-        })
+        let elsewhere = match component {
+            Component::Hardware(serial) => self.elsewhere.contains(&serial),
+            // The way into the fabric; the rest of it is decided for each receiver.
+            Component::Everywhere => true,
+            _ => false,
+        };
+        let end = End {
+            component,
+            app: Some(&end.app),
+            stable: stable.map(|known| known.1),
+            elsewhere,
+        };
+        Party::of(mvm, &end).context("self and platform say nothing here: which domain is meant?")
     }
 }
 
@@ -393,6 +400,9 @@ pub fn run(device: &str, command: &Command) -> Result<()> {
             };
             let receiver = destination.component;
             let table = policy.compile()?;
+            if source.component == ComponentName::Full(Component::Everywhere) {
+                bail!("source: nobody sends as everywhere");
+            }
             let source = platform.party(source).context("source")?;
             let destination = platform.party(destination).context("destination")?;
             let decision = table.decide(&source, &destination, *kind);
@@ -570,6 +580,20 @@ allow vm:192.0.2.1/5 -> vm:6
                 "A@vm:6",
                 "data",
                 "deny\nby the built-in table: guest-to-guest\n",
+            ),
+            (
+                &[],
+                "A@vm:5",
+                "A@everywhere",
+                "discover",
+                "deny\nby the built-in table: elsewhere\n",
+            ),
+            (
+                &[],
+                "A@mvm",
+                "A@everywhere",
+                "discover",
+                "allow\nby the built-in table: from-mvm\n",
             ),
             (
                 IP,

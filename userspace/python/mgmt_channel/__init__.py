@@ -238,7 +238,7 @@ class Endpoint:
         return Message(pointer)
 
     def discover(self, whom, wait=0.5):
-        """The addresses of those who serve APP@COMPONENT, or APP@platform."""
+        """The addresses of those who serve APP@COMPONENT, APP@platform or APP@everywhere."""
         pointer = ctypes.c_void_p()
         _check(_discover(self._pointer, whom.encode(), _milliseconds(wait), ctypes.byref(pointer)))
         return Message(pointer).payload.decode().split()

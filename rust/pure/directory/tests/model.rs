@@ -33,6 +33,7 @@ fn component() -> impl Strategy<Value = Component> {
         Just(Component::SelfDomain),
         Just(Component::Mvm),
         Just(Component::Platform),
+        Just(Component::Everywhere),
         (0u32..6).prop_map(guest),
         Just(Component::Stable([200; 16])),
         (0u32..6).prop_map(|vm_id| Component::Vm {
@@ -149,13 +150,16 @@ impl Lists {
                 let found = found.filter(|other| other.0.serial == Some(serial));
                 all = found.map(|other| Receiver::Endpoint(other.1)).collect();
             }
-            Route::LocalAndGuests => {
+            Route::LocalAndGuests | Route::Everywhere => {
                 let hardware = self.hardware(app).into_iter();
                 all.extend(hardware.map(|other| Receiver::Endpoint(other.1)));
                 let mut guests = self.guests.clone();
                 guests.sort_unstable();
                 guests.retain(|&id| origin != Origin::Guest(id));
                 all.extend(guests.into_iter().map(Receiver::Link));
+                if self.fabric && way == Route::Everywhere {
+                    all.push(Receiver::Fabric(()));
+                }
             }
             _ => all = vec![self.one(way, app)?],
         }

@@ -3,6 +3,7 @@
 //! Any rules and any messages, against the plain meaning of a rule: the first that matches.
 
 use super::{super::table::sort, *};
+use crate::pure::directory;
 use proptest::prelude::*;
 
 const OTHER_UUID: [u8; 16] = [0xcd; 16];
@@ -12,7 +13,7 @@ const OTHER_UUID: [u8; 16] = [0xcd; 16];
 struct End {
     address: Address,
     stable: Option<[u8; 16]>,
-    /// Whether it is hardware of another platform.
+    /// Whether it is hardware of another platform, or all other platforms.
     elsewhere: bool,
 }
 
@@ -207,12 +208,16 @@ fn any_end() -> impl Strategy<Value = End> {
         Component::Stable(UUID),
         Component::Hardware(serial("S")),
         Component::Hardware(serial("T")),
+        Component::Everywhere,
     ]);
     let stable = prop::sample::select(vec![None, Some(UUID), Some(OTHER_UUID)]);
     let end = (component, any_app(), stable, any::<bool>());
     end.prop_map(|(component, app, stable, elsewhere)| End {
         address: Address::new(component, app),
-        elsewhere: elsewhere && matches!(component, Component::Hardware(_)),
+        elsewhere: match component {
+            Component::Hardware(_) => elsewhere,
+            component => component == Component::Everywhere,
+        },
         // The bridge knows one only of a VM.
         stable: stable.filter(|_| matches!(component, Component::Mvm | Component::Vm { .. })),
     })
@@ -250,8 +255,13 @@ proptest! {
         let model = Model { mvm, rules: &rules };
         for (from, to, kind) in messages {
             let party = |end: &End| {
-                let party = Party::new(mvm, &end.address, end.stable).expect("a party");
-                if end.elsewhere { party.elsewhere() } else { party }
+                let end = directory::End {
+                    component: end.address.component,
+                    app: end.address.app.as_ref(),
+                    stable: end.stable,
+                    elsewhere: end.elsewhere,
+                };
+                Party::of(mvm, &end).expect("a party")
             };
             let decision = table.decide(&party(&from), &party(&to), kind);
             let expected = model.decide(&from, &to, kind);

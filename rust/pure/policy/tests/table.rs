@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::{super::table::mask, *};
+use crate::pure::directory::End;
 use std::cell::Cell;
 use std::time::Instant;
 
@@ -19,13 +20,25 @@ fn party(text: &str) -> Party {
     Party::new(MVM, &Address { component, app }, None).expect("a party")
 }
 
+/// The application A of a component of other platforms.
+fn elsewhere(component: Component) -> Party {
+    let app = app("A");
+    let end = End {
+        component,
+        app: Some(&app),
+        stable: None,
+        elsewhere: true,
+    };
+    Party::of(MVM, &end).expect("a party")
+}
+
 fn verdict(table: &VecTable, from: &str, to: &str, kind: Kind) -> Verdict {
     table.decide(&party(from), &party(to), kind).verdict
 }
 
 #[test]
 fn hardware_of_another_platform_passes_only_by_its_name() {
-    let (here, there) = (party("A@hw:S"), party("A@hw:S").elsewhere());
+    let (here, there) = (party("A@hw:S"), elsewhere(Component::Hardware(serial("S"))));
     let (mvm, guest) = (party("B@mvm"), party("B@vm:3"));
     for (text, expected) in [
         ("", [true, false, false]),
@@ -50,7 +63,7 @@ fn hardware_of_another_platform_passes_only_by_its_name() {
     assert_eq!(cause(&there, &here), Cause::BuiltIn(BuiltIn::Elsewhere));
     assert_eq!(cause(&here, &here), Cause::BuiltIn(BuiltIn::SameDomain));
     // A VM's address says where it is.
-    assert_eq!(guest.elsewhere(), guest);
+    assert_eq!(elsewhere(vm([0; 16], 3)), party("A@vm:3"));
 }
 
 #[test]
@@ -208,8 +221,46 @@ fn an_address_that_no_bridge_stamps_is_no_party() {
     assert!(none(Component::Unspecified, Some(app("A"))));
     assert!(none(Component::SelfDomain, Some(app("A"))));
     assert!(none(Component::Platform, Some(app("A"))));
+    assert!(none(Component::Everywhere, Some(app("A"))));
     assert!(none(Component::Mvm, None));
     assert!(!none(Component::Mvm, Some(app("A"))));
+}
+
+/// To send to everybody on other platforms takes a rule about everything.
+#[test]
+fn only_a_rule_about_everything_is_about_all_other_platforms() {
+    let everywhere = elsewhere(Component::Everywhere);
+    let decide = |text: &str, source: &Party| {
+        let table = compile(rules(text));
+        table.decide(source, &everywhere, Kind::Discover).verdict
+    };
+    let (mvm, guest) = (party("A@mvm"), party("A@vm:3"));
+    for (text, allowed) in [
+        ("", false),
+        ("allow vm:3 -> *", true),
+        ("allow vm:* -> A@*", true),
+        ("allow * -> B@*", false),
+        ("allow * -> * kinds data", false),
+        ("allow * -> mvm", false),
+        ("allow * -> vm:*", false),
+        ("allow * -> vm:4", false),
+        ("allow * -> vm:192.0.2.1/*", false),
+        ("allow * -> vm:192.0.2.1/0", false),
+        (
+            "allow * -> uuid:00112233-4455-6677-8899-aabbccddeeff",
+            false,
+        ),
+        ("allow * -> hw:*", false),
+        ("allow * -> hw:S", false),
+        ("deny vm:3 -> *\nallow * -> *", false),
+    ] {
+        let passes = decide(text, &guest) == Verdict::Allow;
+        assert_eq!(passes, allowed, "{text}");
+    }
+    assert_eq!(decide("", &mvm), Verdict::Allow);
+    assert_eq!(decide("deny mvm -> *", &mvm), Verdict::Deny);
+    let through = decide("through P@mvm vm:3 -> *", &guest);
+    assert_eq!(through, Verdict::Through(app("P")));
 }
 
 #[test]

@@ -253,7 +253,7 @@ impl Endpoint {
         self.send_message(Message::data(to, payload))
     }
 
-    /// Sends to all who have bound the App_ID in the component, or on the platform.
+    /// Sends to all who have bound the App_ID in the component, on the platform, or everywhere.
     pub fn broadcast(&self, to: Address, payload: Vec<u8>) -> Result<u64> {
         let mut message = Message::data(to, payload);
         message.header.flags = Flags::BROADCAST;
@@ -306,8 +306,8 @@ impl Endpoint {
         Ok(self.shared.wait(Until::of(timeout), State::poll_recv))
     }
 
-    /// Who serves `app` in `component`, which may be [`Component::Platform`]; answers are collected
-    /// for `wait`.
+    /// Who serves `app` in `component`, which may be [`Component::Platform`] or
+    /// [`Component::Everywhere`]; answers are collected for `wait`.
     pub fn discover(
         &self,
         component: Component,

@@ -5,6 +5,7 @@ use crate::outgoing::{Limits, Outgoing};
 use mgmt_wire::{Address, AppId};
 use proptest::{collection::vec, prelude::*};
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 /// What may happen between a bridge that sends and one that takes.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl World {
                 self.accepted += 1;
                 let number = self.accepted * 3;
                 self.unsettled.insert(number, ());
-                if self.outgoing.push(number, vec![0; 10]).is_err() {
+                if self.outgoing.push(number, Rc::new(vec![0; 10])).is_err() {
                     self.unsettled.remove(&number);
                     self.came_back.push(number);
                 }
@@ -89,7 +90,7 @@ impl World {
             Step::RestartSender => {
                 self.outgoing = Outgoing::new(LIMITS);
                 for &number in self.unsettled.keys() {
-                    self.outgoing.push(number, vec![0; 10]).unwrap();
+                    self.outgoing.push(number, Rc::new(vec![0; 10])).unwrap();
                 }
                 self.connect();
             }
@@ -133,7 +134,7 @@ proptest! {
     fn only_what_was_sent_is_settled(sent in 0usize..5, number: u64) {
         let mut outgoing = Outgoing::new(LIMITS);
         for number in 1..=5 {
-            outgoing.push(number, vec![]).unwrap();
+            outgoing.push(number, Rc::new(vec![])).unwrap();
         }
         for _ in 0..sent {
             outgoing.send_next();
@@ -147,7 +148,7 @@ proptest! {
 fn a_refused_message_is_not_sent_again() {
     let mut outgoing = Outgoing::new(LIMITS);
     for number in [2, 5, 7] {
-        outgoing.push(number, vec![1]).unwrap();
+        outgoing.push(number, Rc::new(vec![1])).unwrap();
     }
     assert_eq!(outgoing.send_next().map(|next| next.0), Some(2));
     assert_eq!(outgoing.send_next().map(|next| next.0), Some(5));
@@ -187,6 +188,8 @@ fn a_host_speaks_for_its_own_components_only() {
         vm([0; 16]),
         Component::Mvm,
         Component::SelfDomain,
+        Component::Platform,
+        Component::Everywhere,
         Component::Stable([2; 16]),
         hardware(b"CZ1"),
     ] {

@@ -22,6 +22,7 @@ const COMPONENT_HARDWARE: u8 = 3;
 const COMPONENT_SELF: u8 = 4;
 const COMPONENT_MVM: u8 = 5;
 const COMPONENT_PLATFORM: u8 = 6;
+const COMPONENT_EVERYWHERE: u8 = 7;
 
 /// Which part of the data center: a VM, a hardware controller, or a name that stands for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,9 +49,13 @@ pub enum Component {
     /// Every domain of the sender's platform: only a broadcast goes there. Each copy carries the
     /// name of the domain that it is for.
     Platform,
+    /// As [`Component::Platform`], and every domain of all other platforms that the fabric reaches. What
+    /// comes from one of these means the receiver's platform alone.
+    Everywhere,
 }
 
-/// As people write it: `self`, `mvm`, `platform`, `vm:ID`, `vm:IP/ID`, `uuid:UUID`, `hw:SERIAL`.
+/// As people write it: `self`, `mvm`, `platform`, `everywhere`, `vm:ID`, `vm:IP/ID`, `uuid:UUID`,
+/// `hw:SERIAL`.
 impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -58,6 +63,7 @@ impl fmt::Display for Component {
             Self::SelfDomain => f.write_str("self"),
             Self::Mvm => f.write_str("mvm"),
             Self::Platform => f.write_str("platform"),
+            Self::Everywhere => f.write_str("everywhere"),
             Self::Vm { mvm_ip, vm_id } if *mvm_ip == [0; 16] => write!(f, "vm:{vm_id}"),
             Self::Vm { mvm_ip, vm_id } => {
                 write!(f, "vm:{}/{vm_id}", Ipv6Addr::from(*mvm_ip).to_canonical())
@@ -143,7 +149,14 @@ impl Component {
             return Err(WireError::Reserved);
         }
         match (*kind, used) {
-            (COMPONENT_UNSPECIFIED | COMPONENT_SELF | COMPONENT_MVM | COMPONENT_PLATFORM, 0)
+            (
+                COMPONENT_UNSPECIFIED
+                | COMPONENT_SELF
+                | COMPONENT_MVM
+                | COMPONENT_PLATFORM
+                | COMPONENT_EVERYWHERE,
+                0,
+            )
             | (COMPONENT_VM, 20)
             | (COMPONENT_STABLE, 16) => Ok(()),
             (COMPONENT_HARDWARE, _) => Serial::new(&body[..used]).map(drop),
@@ -167,6 +180,7 @@ impl Component {
             COMPONENT_SELF => Self::SelfDomain,
             COMPONENT_MVM => Self::Mvm,
             COMPONENT_PLATFORM => Self::Platform,
+            COMPONENT_EVERYWHERE => Self::Everywhere,
             _ => Self::Unspecified,
         }
     }
@@ -198,6 +212,7 @@ impl Component {
             Self::SelfDomain => put(COMPONENT_SELF, &[]),
             Self::Mvm => put(COMPONENT_MVM, &[]),
             Self::Platform => put(COMPONENT_PLATFORM, &[]),
+            Self::Everywhere => put(COMPONENT_EVERYWHERE, &[]),
         }
     }
 }

@@ -15,6 +15,7 @@ pub(super) fn any_component() -> impl Strategy<Value = Component> {
         Just(Component::SelfDomain),
         Just(Component::Mvm),
         Just(Component::Platform),
+        Just(Component::Everywhere),
     ]
 }
 

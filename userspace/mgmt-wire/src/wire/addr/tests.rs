@@ -18,7 +18,7 @@ const IP: [u8; 16] = [
 ];
 
 /// Every kind of component and its bytes.
-fn components() -> [(Component, [u8; COMPONENT_LEN]); 8] {
+fn components() -> [(Component, [u8; COMPONENT_LEN]); 9] {
     let vm = [&IP[..], &[0x04, 0x03, 0x02, 0x01]].concat();
     let longest = [b'~'; COMPONENT_BODY_LEN];
     [
@@ -42,6 +42,7 @@ fn components() -> [(Component, [u8; COMPONENT_LEN]); 8] {
         (Component::SelfDomain, encoded(4, 0, &[])),
         (Component::Mvm, encoded(5, 0, &[])),
         (Component::Platform, encoded(6, 0, &[])),
+        (Component::Everywhere, encoded(7, 0, &[])),
     ]
 }
 
@@ -60,7 +61,7 @@ fn each_kind_has_exactly_the_documented_lengths() {
     for kind in 0..=u8::MAX {
         for len in 0..=u8::MAX {
             let valid = match kind {
-                0 | 4..=6 => len == 0,
+                0 | 4..=7 => len == 0,
                 1 => len == 20,
                 2 => len == 16,
                 3 => (1..=28).contains(&len),
@@ -211,7 +212,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_refused_or_are_the_one_encoding(
-        bytes in prop::array::uniform32(prop_oneof![Just(0), 0u8..6, any::<u8>()]),
+        bytes in prop::array::uniform32(prop_oneof![Just(0), 0u8..8, any::<u8>()]),
     ) {
         if let Ok(component) = Component::decode(&bytes) {
             prop_assert_eq!(component.encode(), bytes);
