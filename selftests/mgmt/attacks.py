@@ -30,6 +30,7 @@ def header_attacks(side):
         ("kind 0", 1, b"\0", "Kind"),
         ("kind 200", 1, b"\xc8", "Kind"),
         ("an undeliverable without a reason", 1, bytes([UNDELIVERABLE]), "Reason"),
+        ("an undeliverable with a payload", 1, bytes([UNDELIVERABLE, 0, 0, 0, 0, 2, 0]), "Length"),
         ("an unknown flag", 4, little(0x8000, 2), "Flags"),
         ("a reason where there is none", 6, little(1, 2), "Reason"),
         ("an unknown reason", 6, little(999, 2), "Reason"),

@@ -172,6 +172,8 @@ def returned_by_another_platform():
             fabric.write(from_remote("Here", sent.source_component, source=component, kind=UNDELIVERABLE,
                                      reason=NO_ENDPOINT, sequence=sent.sequence, correlation=2))  # fmt: skip
             back("returned", f.read(), NO_ENDPOINT, component)
+        more = from_remote("Here", DOM_M, b"and more", kind=UNDELIVERABLE, reason=NO_ENDPOINT)
+        raises(errno.EINVAL, "what comes back, with a payload", fabric.write, more)
 
 
 @case

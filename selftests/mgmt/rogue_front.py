@@ -16,7 +16,7 @@ from attacker import (
     Domain, back, bind_back, front, front_case, held, nobody, shell, states, wait_states,
 )  # fmt: skip
 from attacks import closing_attacks, harmless_notes, header_attacks, note_attacks, ring_attacks, stays
-from mgmt import NO_UNDELIVERABLE, UNDELIVERABLE, Bystander, File, app_id, case, check, equal, message, vm
+from mgmt import NO_UNDELIVERABLE, UNDELIVERABLE, Bystander, File, GuestFile, app_id, case, check, equal, message, vm
 
 
 @front_case
@@ -72,6 +72,17 @@ def forged_sources(side):
         # Too many bridges passed: it comes back instead.
         side.rogue.do(f"send {message('RogueVictim', vm(0), hops=200, **fields).encode().hex()}")
         check(victim.read(0.5) is None, "a message with 200 hops was delivered")
+        # What comes back goes to who may have sent it there.
+        there = {"kind": UNDELIVERABLE, "reason": 2, "source_component": own, "source_app": app_id("Rogue")}
+        back = message("Unasked", vm(mgmt.domid(HONEST)), sequence=1, **there).encode().hex()
+        with GuestFile(HONEST, "Unasked") as unasked:
+            try:
+                for rules, arrives in (("", False), ("allow Unasked@vm:* -> Rogue@vm:*", True)):
+                    victim.load_policy(rules)
+                    side.rogue.do(f"send {back}")
+                    equal(f"it came back, with the rules {rules!r}", arrives, unasked.read(5 if arrives else 1) is not None)
+            finally:
+                victim.load_policy(mgmt.OPEN_POLICY)
         equal("states", (CONNECTED, CONNECTED), states())
         equal("complaints", 0, side.complaints())
 

@@ -6,12 +6,12 @@ use super::{
     party::{Party, Place},
     Verdict, //
 };
-use crate::wire::Kind;
 
 /// The built-in table: the first that applies decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuiltIn {
-    /// What comes back to its sender passes. No rule is asked.
+    /// What is said to come back to somebody that may have sent nothing there: denied. No rule is asked
+    /// about it, but about what may have been sent.
     Undeliverable,
     /// Within one domain all passes. No rule is asked.
     SameDomain,
@@ -55,20 +55,19 @@ impl BuiltIn {
     /// What it says.
     pub fn verdict(self) -> Verdict {
         match self {
-            Self::Undeliverable | Self::SameDomain | Self::FromMvm | Self::ToMvm => Verdict::Allow,
-            Self::GuestToGuest | Self::GuestToHardware | Self::Elsewhere => Verdict::Deny,
+            Self::SameDomain | Self::FromMvm | Self::ToMvm => Verdict::Allow,
+            Self::Undeliverable
+            | Self::GuestToGuest
+            | Self::GuestToHardware
+            | Self::Elsewhere => Verdict::Deny,
         }
     }
 
     /// The one that decides before any rule is asked.
-    pub(super) fn before_rules(source: &Party, destination: &Party, kind: Kind) -> Option<Self> {
-        if kind == Kind::Undeliverable {
-            Some(Self::Undeliverable)
-        } else if source.is_same_domain(destination) {
-            Some(Self::SameDomain)
-        } else {
-            None
-        }
+    pub(super) fn before_rules(source: &Party, destination: &Party) -> Option<Self> {
+        source
+            .is_same_domain(destination)
+            .then_some(Self::SameDomain)
     }
 
     /// The one that decides where no rule does.

@@ -240,6 +240,9 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
 
     /// Decides what happens with a message of this kind, and says why.
     pub fn decide(&self, source: &Party, destination: &Party, kind: Kind) -> Decision {
+        if kind == Kind::Undeliverable {
+            return self.decide_return(source, destination);
+        }
         let decision = self.decide_one_way(source, destination, kind);
         if kind != Kind::Reply || decision.verdict == Verdict::Allow {
             return decision;
@@ -255,6 +258,26 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
             }
         }
         decision
+    }
+
+    /// What comes back passes to who may have sent something there: a bridge does not remember all that
+    /// it let pass, and who says so may be lying.
+    fn decide_return(&self, source: &Party, destination: &Party) -> Decision {
+        for (kind, _) in Kinds::NAMES {
+            let sent = self.decide(destination, source, kind);
+            if sent.verdict == Verdict::Allow {
+                return Decision {
+                    reply_to: Some(kind),
+                    ..sent
+                };
+            }
+        }
+        Decision {
+            verdict: BuiltIn::Undeliverable.verdict(),
+            cause: Cause::BuiltIn(BuiltIn::Undeliverable),
+            reply_to: None,
+            broker: false,
+        }
     }
 
     /// As [`Table::decide`], for addresses that a bridge stamped or resolved, on the platform of the
@@ -278,7 +301,7 @@ impl<R: Deref<Target = [Rule]>, E: DerefMut<Target = [Entry]>> Table<R, E> {
             reply_to: None,
             broker: false,
         };
-        if let Some(first) = BuiltIn::before_rules(source, destination, kind) {
+        if let Some(first) = BuiltIn::before_rules(source, destination) {
             return built_in(first);
         }
         let Some(number) = self.find(source, destination, kind, &mut || ()) else {

@@ -90,9 +90,6 @@ impl Model<'_> {
 
     fn one_way(&self, from: &End, to: &End, kind: Kind) -> Outcome {
         let built_in = |name: BuiltIn, verdict| (Cause::BuiltIn(name), verdict);
-        if kind == Kind::Undeliverable {
-            return built_in(BuiltIn::Undeliverable, Verdict::Allow);
-        }
         if self.same_domain(from, to) {
             return built_in(BuiltIn::SameDomain, Verdict::Allow);
         }
@@ -131,6 +128,12 @@ impl Model<'_> {
     }
 
     fn decide(&self, from: &End, to: &End, kind: Kind) -> Outcome {
+        if kind == Kind::Undeliverable {
+            let sent = Kinds::NAMES.map(|(kind, _)| self.decide(to, from, kind));
+            let allowed = sent.into_iter().find(|sent| sent.1 == Verdict::Allow);
+            let denied = (Cause::BuiltIn(BuiltIn::Undeliverable), Verdict::Deny);
+            return allowed.unwrap_or(denied);
+        }
         let direct = self.one_way(from, to, kind);
         if kind == Kind::Reply && direct.1 != Verdict::Allow {
             for request in [Kind::Data, Kind::Establish, Kind::Discover, Kind::Terminate] {
@@ -266,8 +269,11 @@ proptest! {
             let decision = table.decide(&party(&from), &party(&to), kind);
             let expected = model.decide(&from, &to, kind);
             prop_assert_eq!((decision.cause, decision.verdict), expected);
-            let one_way = model.one_way(&from, &to, kind);
-            prop_assert_eq!(decision.reply_to.is_some(), one_way != expected);
+            let by_the_other_way = match kind {
+                Kind::Undeliverable => decision.verdict == Verdict::Allow,
+                _ => model.one_way(&from, &to, kind) != expected,
+            };
+            prop_assert_eq!(decision.reply_to.is_some(), by_the_other_way);
         }
     }
 

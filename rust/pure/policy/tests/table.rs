@@ -120,26 +120,55 @@ fn without_rules_the_built_in_table_decides() {
 }
 
 #[test]
-fn no_rule_changes_what_comes_back_or_what_stays_in_one_domain() {
+fn no_rule_changes_what_stays_in_one_domain() {
     let table = compile(rules("deny * -> *"));
-    for (from, to, kind, expected) in [
-        (
-            "A@vm:3",
-            "B@vm:4",
-            Kind::Undeliverable,
-            BuiltIn::Undeliverable,
-        ),
-        ("A@vm:3", "B@vm:3", Kind::Data, BuiltIn::SameDomain),
-        ("A@mvm", "B@mvm", Kind::Data, BuiltIn::SameDomain),
-    ] {
-        let decision = table.decide(&party(from), &party(to), kind);
-        assert_eq!(decision.verdict, Verdict::Allow);
-        assert_eq!(decision.cause, Cause::BuiltIn(expected));
+    for (from, to) in [("A@vm:3", "B@vm:3"), ("A@mvm", "B@mvm")] {
+        for kind in [Kind::Data, Kind::Undeliverable] {
+            let decision = table.decide(&party(from), &party(to), kind);
+            assert_eq!(decision.verdict, Verdict::Allow);
+            assert_eq!(decision.cause, Cause::BuiltIn(BuiltIn::SameDomain));
+        }
     }
     assert_eq!(
         verdict(&table, "A@mvm", "B@vm:3", Kind::Data),
         Verdict::Deny
     );
+}
+
+#[test]
+fn what_comes_back_passes_to_who_may_have_sent_it() {
+    let table = compile(rules(
+        "allow A@vm:3 -> B@vm:4 kinds data
+         through P@mvm vm:5 -> vm:6
+         deny mvm -> vm:7",
+    ));
+    let denied = Cause::BuiltIn(BuiltIn::Undeliverable);
+    for (from, to, allowed, cause) in [
+        ("B@vm:4", "A@vm:3", true, Cause::Rule(0)),
+        // A reply may come back, too.
+        ("A@vm:3", "B@vm:4", true, Cause::Rule(0)),
+        ("C@vm:4", "A@vm:3", false, denied),
+        ("B@vm:4", "C@vm:3", false, denied),
+        // What went through a broker was the broker's.
+        ("A@vm:6", "A@vm:5", false, denied),
+        ("A@vm:8", "A@vm:9", false, denied),
+        ("A@vm:8", "A@mvm", true, Cause::BuiltIn(BuiltIn::FromMvm)),
+        ("A@mvm", "A@vm:8", true, Cause::BuiltIn(BuiltIn::ToMvm)),
+        // The answers to what it asks.
+        ("A@vm:7", "A@mvm", true, Cause::BuiltIn(BuiltIn::ToMvm)),
+        ("A@hw:S", "A@mvm", true, Cause::BuiltIn(BuiltIn::FromMvm)),
+        ("A@hw:S", "A@vm:8", false, denied),
+        ("A@vm:192.0.2.1/3", "A@vm:8", false, denied),
+    ] {
+        let decision = table.decide(&party(from), &party(to), Kind::Undeliverable);
+        assert_eq!(
+            decision.verdict == Verdict::Allow,
+            allowed,
+            "{from} to {to}"
+        );
+        assert_eq!(decision.cause, cause, "{from} to {to}");
+        assert_eq!(decision.reply_to.is_some(), allowed, "{from} to {to}");
+    }
 }
 
 #[test]

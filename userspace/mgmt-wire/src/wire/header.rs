@@ -285,6 +285,10 @@ impl Header {
         if (kind == Kind::Undeliverable) != (reason != Reason::None) {
             return Err(WireError::Reason);
         }
+        // It tells of a message, and no more.
+        if kind == Kind::Undeliverable && length != 0 {
+            return Err(WireError::Length);
+        }
         Ok(())
     }
 

@@ -53,6 +53,10 @@ pub(super) fn any_header() -> impl Strategy<Value = Header> {
         .prop_map(
             |((kind, reason), flags, bytes, numbers, source, destination)| {
                 let (priority, hops, length, app) = bytes;
+                let (length, app) = match kind {
+                    Kind::Undeliverable => (0, 0),
+                    _ => (length, app),
+                };
                 let (sequence, correlation, deadline_ms, epoch) = numbers;
                 Header {
                     kind,

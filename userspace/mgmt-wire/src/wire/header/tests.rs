@@ -7,15 +7,15 @@ use crate::wire::{
 };
 use proptest::prelude::*;
 
-/// A header with a different value in every field, and its bytes, written by hand from
+/// A header with a different value in every field but the reason, and its bytes, written by hand from
 /// `docs/wire-format.md`.
 fn golden() -> (Header, [u8; HEADER_LEN]) {
     let header = Header {
-        kind: Kind::Undeliverable,
+        kind: Kind::Data,
         priority: 0xfe,
         hops: 7,
         flags: Flags::REQUEST.union(Flags::NO_UNDELIVERABLE),
-        reason: Reason::Quota,
+        reason: Reason::None,
         length: 0x0403_0201,
         app_header_length: 0x0003_0201,
         sequence: 0x1817_1615_1413_1211,
@@ -36,8 +36,8 @@ fn golden() -> (Header, [u8; HEADER_LEN]) {
     };
     #[rustfmt::skip]
     let bytes = [
-        1, 7, 0xfe, 7, // version, kind, priority, hops
-        0x06, 0x00, 0x04, 0x00, // flags, reason
+        1, 3, 0xfe, 7, // version, kind, priority, hops
+        0x06, 0x00, 0x00, 0x00, // flags, reason
         0x01, 0x02, 0x03, 0x04, // length
         0x01, 0x02, 0x03, 0x00, // app_header_length
         0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, // sequence
@@ -66,10 +66,25 @@ fn golden() -> (Header, [u8; HEADER_LEN]) {
     (header, bytes)
 }
 
+/// The same of a message that came back, which has a reason and no payload.
+fn returned() -> (Header, [u8; HEADER_LEN]) {
+    let (header, mut bytes) = golden();
+    let header = Header {
+        kind: Kind::Undeliverable,
+        reason: Reason::Quota,
+        length: 0,
+        app_header_length: 0,
+        ..header
+    };
+    (bytes[1], bytes[6]) = (7, 4);
+    bytes[8..16].fill(0);
+    (header, bytes)
+}
+
 /// A message of every kind, to every kind of component.
 fn samples() -> Vec<[u8; HEADER_LEN]> {
     let app = AppId::new(b"Power").unwrap();
-    let mut headers = vec![golden().0];
+    let mut headers = vec![golden().0, returned().0];
     for component in [
         Component::Unspecified,
         Component::Vm {
@@ -87,10 +102,11 @@ fn samples() -> Vec<[u8; HEADER_LEN]> {
 }
 
 #[test]
-fn the_golden_message_has_these_bytes() {
-    let (header, bytes) = golden();
-    assert_eq!(header.encode(), bytes);
-    assert_eq!(Header::decode(&bytes), Ok(header));
+fn the_golden_messages_have_these_bytes() {
+    for (header, bytes) in [golden(), returned()] {
+        assert_eq!(header.encode(), bytes);
+        assert_eq!(Header::decode(&bytes), Ok(header));
+    }
 }
 
 #[test]
@@ -186,13 +202,11 @@ fn each_wrong_byte_is_refused_for_what_it_is() {
     const CASES: &[Case] = &[
         (&[0], |b| b != 1, WireError::Version),
         (&[1], |b| b == 0 || b > 7, WireError::Kind),
-        // Not the kind of a message that came back.
-        (&[1], |b| matches!(b, 1..=6), WireError::Reason),
+        // The kind of a message that came back.
+        (&[1], |b| b == 7, WireError::Reason),
         (&[4], |b| b & !7 != 0, WireError::Flags),
         (&[5], |b| b != 0, WireError::Flags),
-        // A message that came back says why.
-        (&[6], |b| b == 0 || b > 8, WireError::Reason),
-        (&[7], |b| b != 0, WireError::Reason),
+        (&[6, 7], |b| b != 0, WireError::Reason),
         // An application header larger than its message.
         (&[15], |b| b > 4, WireError::Length),
         (
@@ -228,13 +242,25 @@ fn each_wrong_byte_is_refused_for_what_it_is() {
         (&[132, 137], |b| !b.is_ascii_graphic(), WireError::Component),
         (&[173, 190, 191], |b| b != 0, WireError::AppId),
     ];
-    let golden = golden().1;
-    for &(offsets, is_wrong, error) in CASES {
-        for &at in offsets {
-            for value in (0..=u8::MAX).filter(|&b| is_wrong(b)) {
-                let mut bytes = golden;
-                bytes[at] = value;
-                assert_eq!(Header::decode(&bytes), Err(error), "{value:#04x} at {at}");
+    const RETURNED: &[Case] = &[
+        (&[1], |b| matches!(b, 1..=6), WireError::Reason),
+        // It says why.
+        (&[6], |b| b == 0 || b > 8, WireError::Reason),
+        (&[7], |b| b != 0, WireError::Reason),
+        (
+            &[8, 9, 10, 11, 12, 13, 14, 15],
+            |b| b != 0,
+            WireError::Length,
+        ),
+    ];
+    for (good, cases) in [(golden().1, CASES), (returned().1, RETURNED)] {
+        for &(offsets, is_wrong, error) in cases {
+            for &at in offsets {
+                for value in (0..=u8::MAX).filter(|&b| is_wrong(b)) {
+                    let mut bytes = good;
+                    bytes[at] = value;
+                    assert_eq!(Header::decode(&bytes), Err(error), "{value:#04x} at {at}");
+                }
             }
         }
     }
@@ -309,7 +335,7 @@ fn the_application_header_is_part_of_the_message() {
 
 #[test]
 fn what_came_back_is_not_sent_back_again() {
-    let header = golden().0;
+    let header = returned().0;
     assert_eq!(header.undeliverable(Reason::Hops), None);
 }
 
