@@ -192,7 +192,9 @@ class FrontSide:
         xs.here(os.path.dirname(self.error_node), xs.REMOVE)
         self.log = Log()
         self.rebind()
-        if wait:
+        if wait and not mgmt.until(lambda: states() == wait, 10):
+            # Behind a storm the rogue may take this backend for the one before.
+            self.rebind()
             wait_states(wait, f"connecting with {knobs}")
 
     def complaints(self):
