@@ -60,12 +60,15 @@ impl Flow {
         self.class.into()
     }
 
-    /// Whether the other flow is of the same sender and class, and goes to an App_ID of the same name.
+    /// Whether the other flow is of the same class, and of and to App_IDs of the same names.
+    ///
+    /// It may be of the same sender then: a VM that migrates gets another name in the middle of a flow.
     pub fn is_like(&self, other: &Self) -> bool {
-        let app = ADDRESS + COMPONENT..;
+        let app = |at: usize| at + COMPONENT..at + ADDRESS;
         self.class == other.class
-            && self.addresses[..ADDRESS] == other.addresses[..ADDRESS]
-            && self.addresses[app.clone()] == other.addresses[app]
+            && [app(0), app(ADDRESS)]
+                .into_iter()
+                .all(|app| self.addresses[app.clone()] == other.addresses[app])
     }
 
     /// Whether the other flow may be of the same sender to the same receiver, in the same class: a

@@ -66,9 +66,13 @@ fn names_of_one_component_may_meet() {
         assert_eq!(a.may_meet(&b), meet);
         assert_eq!(b.may_meet(&a), meet);
     }
-    for other in [flow(2, vm(3), 0), flow(1, vm(3), 64)] {
-        assert!(!flow(1, vm(3), 0).is_like(&other));
-        assert!(!flow(1, vm(3), 0).may_meet(&other));
+    let one = flow(1, vm(3), 0);
+    // A VM that has migrated.
+    assert!(one.is_like(&flow(2, vm(3), 0)) && one.may_meet(&flow(2, vm(3), 0)));
+    let mut of_another = header(1, vm(3), 0);
+    of_another.source.app = Some(app("Other"));
+    for other in [flow(1, vm(3), 64), Flow::of(&of_another.encode())] {
+        assert!(!one.is_like(&other) && !one.may_meet(&other));
     }
 }
 
@@ -224,6 +228,8 @@ impl Receiver {
 enum Step {
     /// Sends to this receiver, by its VM_ID or by its stable name.
     Send(usize, bool),
+    /// The sender's VM has migrated, and has another name.
+    Rename,
     Transmit,
     Receive,
     Tell,
@@ -242,6 +248,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::TakeNote),
         2 => (0usize..3).prop_map(Step::Read),
         1 => Just(Step::Anew),
+        1 => Just(Step::Rename),
     ]
 }
 
@@ -254,6 +261,7 @@ proptest! {
         let mut receiver = Receiver { inboxes: vec![VecDeque::new(); 3], aside: vec![] };
         let (mut ring, mut notes) = (VecDeque::new(), VecDeque::new());
         let (mut sent, mut read) = ([0; 3], [0; 3]);
+        let mut own = 1;
         let mut read_one = |receiver: &mut Receiver, at: usize| {
             let Some(message) = receiver.inboxes[at].pop_front() else {
                 return false;
@@ -277,11 +285,12 @@ proptest! {
                     };
                     sender.lane.push_back(Message {
                         receiver: to,
-                        flow: flow(1, name, 0),
+                        flow: flow(own, name, 0),
                         number: sent[to],
                     });
                     sent[to] += 1;
                 }
+                Step::Rename => own ^= 3,
                 Step::Transmit => transmit(&mut sender, &mut ring),
                 Step::Receive => {
                     receiver.hand_over();
