@@ -40,22 +40,22 @@ under_traffic() {
 	ready "$VICTIM"
 
 	# Another guest's messages, which must all arrive.
-	guest -T 200 "$G1" "mgmt-test --timeout 190 duplex --app Bystander --to Bystander@mvm --count 8000" \
+	guest -T $((200 * PATIENCE)) "$G1" "mgmt-test --timeout $((190 * PATIENCE)) duplex --app Bystander --to Bystander@mvm --count 4000" \
 		>"$WORK/there" 2>&1 &
 	there=$!
-	timeout 200 mgmt-test --timeout 190 duplex --app Bystander --to "Bystander@vm:${DOMID[$G1]}" --count 8000 \
+	timeout $((200 * PATIENCE)) mgmt-test --timeout $((190 * PATIENCE)) duplex --app Bystander --to "Bystander@vm:${DOMID[$G1]}" --count 4000 \
 		>"$WORK/other" 2>&1 &
 	other=$!
 	# The victim's, with Dom0 both ways, and to another guest.
-	guest -T 260 "$VICTIM" "mgmt-test --timeout 250 duplex --app Doomed --to Doomed@mvm --count 10000000" \
+	guest -T $((260 * PATIENCE)) "$VICTIM" "mgmt-test --timeout $((250 * PATIENCE)) duplex --app Doomed --to Doomed@mvm --count 10000000" \
 		>"$WORK/busy" 2>&1 &
 	busy=$!
-	timeout 260 mgmt-test --timeout 250 duplex --app Doomed --to "Doomed@vm:$id" --count 10000000 \
+	timeout $((260 * PATIENCE)) mgmt-test --timeout $((250 * PATIENCE)) duplex --app Doomed --to "Doomed@vm:$id" --count 10000000 \
 		>"$WORK/victim" 2>&1 &
 	victim=$!
-	guest -T 260 "$G2" "mgmt-test --timeout 250 echo Neighbour" >/dev/null 2>&1 &
+	guest -T $((260 * PATIENCE)) "$G2" "mgmt-test --timeout $((250 * PATIENCE)) echo Neighbour" >/dev/null 2>&1 &
 	pid=$!
-	guest -T 260 "$VICTIM" "mgmt-test --timeout 250 flood --app Flood --to Neighbour@vm:${DOMID[$G2]} --count 10000000 --wait 20" \
+	guest -T $((260 * PATIENCE)) "$VICTIM" "mgmt-test --timeout $((250 * PATIENCE)) flood --app Flood --to Neighbour@vm:${DOMID[$G2]} --count 10000000 --wait 20" \
 		>/dev/null 2>&1 &
 	check "the victim's messages run" within 40 eval "((\$(counter $VICTIM rx_messages) > 1000))"
 	check "and Dom0's to it" within 20 eval "((\$(counter $VICTIM tx_messages) > 300))"
@@ -78,8 +78,8 @@ under_traffic() {
 		wait "$status" || fail "the bystander's status is $?"
 	done
 	tail -n 1 "$WORK/other" "$WORK/there"
-	check "bystander in Dom0" grep -q '"received":8000,"lost":0,"late":0,"damaged":0' "$WORK/other"
-	check "bystander in $G1" grep -q '"received":8000,"lost":0,"late":0,"damaged":0' "$WORK/there"
+	check "bystander in Dom0" grep -q '"received":4000,"lost":0,"late":0,"damaged":0' "$WORK/other"
+	check "bystander in $G1" grep -q '"received":4000,"lost":0,"late":0,"damaged":0' "$WORK/there"
 	check "$G2 still talks" round_trip "$G2" 2
 	kill "$pid" 2>/dev/null
 	# shellcheck disable=SC2016
