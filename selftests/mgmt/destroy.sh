@@ -66,7 +66,8 @@ under_traffic() {
 	wait "$victim" || status=$?
 	# Its last write was refused; it has not hung until its time was up.
 	equal "Dom0's sender ($(tail -n 1 "$WORK/victim"))" 1 "$status"
-	check "it was told why" grep -qiE "unreachable|no such|no route|refused|not there|gone" "$WORK/victim"
+	check "it was told why: $(tail -n 1 "$WORK/victim")" \
+		grep -qiE "unreachable|no such|no route|refused|not there|gone" "$WORK/victim"
 	wait "$busy"
 
 	check "detach" timeout 30 mgmtctl detach --if-needed "$id"
