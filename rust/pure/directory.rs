@@ -483,7 +483,7 @@ impl<P: Parts> Directory<P> {
         sender: u64,
         mut found: impl FnMut(ReceiverOf<P>, Component) -> Result<(), E>,
     ) -> Result<(), E> {
-        // What comes back comes back to one, and no rule is asked about it: no bridge sends it to all.
+        // What comes back comes back to one: no bridge sends it to all.
         if header.kind == Kind::Undeliverable {
             return Err(NoReceiver::Unreachable(Reason::NoComponent).into());
         }

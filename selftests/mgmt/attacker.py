@@ -194,6 +194,7 @@ class FrontSide:
         self.rebind()
         if wait and not mgmt.until(lambda: states() == wait, 10):
             # Behind a storm the rogue may take this backend for the one before.
+            mgmt.note(f"the states are {states()}: the backend is bound once more")
             self.rebind()
             wait_states(wait, f"connecting with {knobs}")
 
