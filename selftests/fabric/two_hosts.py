@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..
 
 import mgmt
 import traffic
-from mgmt import File, PATIENCE, case, check, equal, message, must, note, until, vm
+from mgmt import EVERYWHERE, File, PATIENCE, case, check, equal, message, must, note, until, vm
 
 H1, H2 = "10.78.0.1", "10.78.0.2"
 PORT = 7000
@@ -363,9 +363,6 @@ def hardware_of_the_other_host():
         time.sleep(PATIENCE)
         asked("after that", f, mgmt.NO_COMPONENT)
 
-
-# The kind of component that is all hosts.
-EVERYWHERE = bytes([7]) + bytes(31)
 
 # Serves an App_ID, and says what it was told, until it is killed.
 BROKER = """

@@ -10,9 +10,9 @@ import uuid
 import mgmt
 import traffic
 from mgmt import (
-    BROADCAST, DATA, DEADLINE, DENIED, DISCOVER, DOWN, HOPS, MVM_COMPONENT, NO_COMPONENT, NO_ENDPOINT, PEER_GONE, PLATFORM,
-    PRESENCE, REPLY, REQUEST, SELF, SHARE, UNDELIVERABLE, UNSPECIFIED, UP, WATCH, FabricFile, File, GuestFile, case, check,
-    equal, guests, message, must, raises, stable, until, vm,
+    BROADCAST, DATA, DEADLINE, DENIED, DISCOVER, DOWN, EVERYWHERE, HOPS, MVM_COMPONENT, NO_COMPONENT, NO_ENDPOINT,
+    PEER_GONE, PLATFORM, PRESENCE, REPLY, REQUEST, SELF, SHARE, UNDELIVERABLE, UNSPECIFIED, UP, WATCH, FabricFile, File,
+    GuestFile, case, check, equal, guests, message, must, raises, stable, until, vm,
 )  # fmt: skip
 
 HERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
@@ -20,8 +20,6 @@ THERE = bytes(10) + b"\xff\xff\x0a\x00\x00\x02"
 REMOTE = vm(0, THERE)
 DOM_M = vm(0, HERE)
 DISK = mgmt.hardware(b"Disk-1")
-# The kind of component that is all of these.
-EVERYWHERE = bytes([7]) + bytes(31)
 
 
 def from_remote(app, component, payload=b"", source=REMOTE, source_app="There", **fields):
@@ -531,7 +529,7 @@ def everywhere():
             ):
                 fabric.write(from_remote("All", EVERYWHERE, **fields))
                 back(text, settled(fabric, text), reason, DOM_M)
-            # No rule is asked about what comes back, so that comes back to one.
+            # What comes back comes back to one.
             fabric.write(from_remote("All", EVERYWHERE, flags=BROADCAST, kind=UNDELIVERABLE, reason=NO_ENDPOINT))
             check(fabric.read(0.1) is None, "what comes back came back")
             check(own.read(0.2) is None and its.read(1) is None, "a receiver has more than its copies")

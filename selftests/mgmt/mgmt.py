@@ -91,6 +91,7 @@ UNSPECIFIED = bytes(32)
 SELF = bytes([4]) + bytes(31)
 MVM_COMPONENT = bytes([5]) + bytes(31)
 PLATFORM = bytes([6]) + bytes(31)
+EVERYWHERE = bytes([7]) + bytes(31)
 
 
 def vm(vm_id, ip=bytes(16)):

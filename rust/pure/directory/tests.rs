@@ -437,7 +437,7 @@ fn rules_are_asked_about_each_receiver_and_once_about_the_fabric() {
     }
     let rules = Always::new(Verdict::Allow);
     let nobody = Err(NoReceiver::Unreachable(Reason::NoComponent));
-    // No rule would be asked about what comes back.
+    // What comes back comes back to one.
     let header = Header {
         kind: Kind::Undeliverable,
         ..to(app(1), Component::Everywhere)
