@@ -56,10 +56,9 @@ impl BuiltIn {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::SameDomain | Self::FromMvm | Self::ToMvm => Verdict::Allow,
-            Self::Undeliverable
-            | Self::GuestToGuest
-            | Self::GuestToHardware
-            | Self::Elsewhere => Verdict::Deny,
+            Self::Undeliverable | Self::GuestToGuest | Self::GuestToHardware | Self::Elsewhere => {
+                Verdict::Deny
+            }
         }
     }
 
