@@ -34,6 +34,14 @@ pub(crate) const CAPACITY: Amount = Amount {
     messages: 4096,
 };
 
+/// What may wait at the guest's end of a link before that stops reading: eight times as much, which is
+/// twice what the guest's account has room for. Dom-M's end stops at [`CAPACITY`], so that of two ends
+/// to which much comes back at once, one reads on (`pure/tests/both_ends.rs`).
+pub(crate) const LIMIT_OF_UPLINK: Amount = Amount {
+    bytes: 8 * CAPACITY.bytes,
+    messages: 8 * CAPACITY.messages,
+};
+
 /// Why a message was not queued.
 pub(crate) enum PushError {
     /// The sender's share of the queue, or of the account, is used up. It may wait with
@@ -54,7 +62,7 @@ pub(crate) struct Inbox {
     /// Its owner's account, to which all that is queued is charged.
     account: Arc<Account>,
     /// What the queue was when it last changed, for who looks often and does not mind to be late:
-    /// whether nothing waits in it, and whether it is over capacity.
+    /// whether nothing waits in it, and whether it is over its limit.
     is_empty: Atomic<bool>,
     is_over: Atomic<bool>,
     /// Whether any flow is held back here.
@@ -78,6 +86,8 @@ struct Queue {
     deadlines: u32,
     /// What each open file or link has in the queue.
     held: Division<u64, Tree<u64>>,
+    /// With more its owner must not go on to send, or to read from a link.
+    limit: Amount,
     /// Tasks that wait for room.
     waiting: u32,
     /// Links that stopped because this queue was full.
@@ -145,6 +155,11 @@ impl Queue {
 
 impl Inbox {
     pub(crate) fn new(account: &Holding) -> impl PinInit<Self> {
+        Self::with_limit(account, CAPACITY)
+    }
+
+    /// One whose owner goes on until so much waits in it.
+    pub(crate) fn with_limit(account: &Holding, limit: Amount) -> impl PinInit<Self> {
         let account = Arc::clone(account);
         pin_init!(Self {
             queue <- new_spinlock_bh!(
@@ -156,6 +171,7 @@ impl Inbox {
                     expired: List::new(),
                     deadlines: 0,
                     held: Division::new(CAPACITY, Tree::new()),
+                    limit,
                     waiting: 0,
                     stalled: Stalled::new(),
                 },
@@ -224,11 +240,11 @@ impl Inbox {
         Err(PushError::Full(message))
     }
 
-    /// Queues what comes back to its own sender, whose queue this is, or gives it back if the
-    /// sender is gone too.
+    /// Queues what comes back to its own sender, whose queue this is or leads to it, or gives it back if
+    /// the sender is gone too.
     ///
     /// It may pass the capacity: a receiver that does not read what comes back to it may not send
-    /// on (see [`Inbox::is_over_capacity`]), so it can't grow beyond what it had in flight.
+    /// on (see [`Inbox::is_over_limit`]), so it can't grow beyond what it had in flight.
     pub(crate) fn push_returned(&self, message: Draft) -> Result<(), PushError> {
         let mut queue = self.queue.lock();
         if !queue.open {
@@ -298,13 +314,13 @@ impl Inbox {
     fn note(&self, queue: &Queue) {
         let is_empty = queue.lanes.iter().all(List::is_empty);
         self.is_empty.store(is_empty, Relaxed);
-        self.is_over.store(queue.held.is_over(), Relaxed);
+        self.is_over.store(queue.held.exceeds(queue.limit), Relaxed);
         let holds_back = !queue.held_back.is_empty();
         self.holds_back.store(holds_back, Relaxed);
     }
 
     /// Whether so much came back to this receiver that it must read before it sends.
-    pub(crate) fn is_over_capacity(&self) -> bool {
+    pub(crate) fn is_over_limit(&self) -> bool {
         self.is_over.load(Relaxed)
     }
 
@@ -351,10 +367,10 @@ impl Inbox {
         }
     }
 
-    /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over capacity.
-    pub(crate) fn call_when_below_capacity(&self, link: &Arc<Link>) {
+    /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over its limit.
+    pub(crate) fn call_when_below_limit(&self, link: &Arc<Link>) {
         let mut queue = self.queue.lock();
-        if queue.open && queue.held.is_over() {
+        if queue.open && queue.held.exceeds(queue.limit) {
             queue.stalled.add(link);
         } else {
             drop(queue);

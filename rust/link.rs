@@ -18,9 +18,9 @@ use crate::{
     account::Holding,
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     channel::{Channel, SendError},
-    inbox::{Inbox, TooMany},
+    inbox::{Inbox, TooMany, CAPACITY, LIMIT_OF_UPLINK},
     large::{Arriving, Large, NotGranted},
-    mcb::{Bridge, Forwarded, Target},
+    mcb::{Bridge, Forwarded},
     message::{Draft, Message, Principal},
     pure::{
         account::Owner,
@@ -321,9 +321,9 @@ impl Link {
         lineage: Lineage,
         epoch: u32,
     ) -> Result<Arc<Self>> {
-        let vm_id = match origin {
-            Origin::Guest(vm_id) => vm_id,
-            _ => UPLINK,
+        let (vm_id, limit) = match origin {
+            Origin::Guest(vm_id) => (vm_id, CAPACITY),
+            _ => (UPLINK, LIMIT_OF_UPLINK),
         };
         let account = bridge.accounts.open(Owner::of(origin))?;
         Arc::pin_init(
@@ -334,7 +334,7 @@ impl Link {
                 epoch: Atomic::new(epoch),
                 counters: Counters::default(),
                 bridge: bridge.clone(),
-                inbox <- Inbox::new(&account),
+                inbox <- Inbox::with_limit(&account, limit),
                 _account: account,
                 io <- new_spinlock_bh!(
                     Io {
@@ -504,8 +504,8 @@ impl Link {
             let Some(channel) = &mut io.channel else {
                 return Ok(Next::Wait);
             };
-            if self.inbox.is_over_capacity() {
-                self.inbox.call_when_below_capacity(self);
+            if self.inbox.is_over_limit() {
+                self.inbox.call_when_below_limit(self);
                 self.counters.stalls.add(1);
                 next = Next::Wait;
                 break;
@@ -543,7 +543,7 @@ impl Link {
             let (flow, is_question) = (draft.flow(), draft.is_question());
             match self.bridge.forward(self, draft) {
                 Forwarded::To(message, target) => {
-                    if matches!(&target, Target::Link(link) if Arc::ptr_eq(link, self)) {
+                    if self.is_back(&target) {
                         io.pace.spend();
                     }
                     io.stopped = self.place(io, flow, message, target);

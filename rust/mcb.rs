@@ -671,7 +671,7 @@ impl Bridge {
         mut draft: Draft,
         gfp: AllocFlags,
     ) -> Result<Prepared, Refused> {
-        if from.inbox.is_over_capacity() {
+        if from.inbox.is_over_limit() {
             return Err(Refused::Backlog);
         }
         (header.hops, header.epoch) = (0, 0);

@@ -209,8 +209,42 @@ impl Link {
         Self::schedule(this);
     }
 
+    /// Whether what goes there goes back to the other end.
+    pub(super) fn is_back(&self, target: &Target) -> bool {
+        matches!(target, Target::Link(link) if core::ptr::eq(&**link, self))
+    }
+
     /// Hands over a message from the other end, or sets it aside. Returns it if it stops the link.
+    ///
+    /// What goes back does not stop it: the other end would wait for this one to read, and this one for
+    /// room that only the other can make.
     pub(super) fn place(
+        self: &Arc<Self>,
+        io: &mut Io,
+        flow: Flow,
+        message: Draft,
+        target: Target,
+    ) -> Option<Stopped> {
+        let Stopped {
+            flow,
+            message,
+            target,
+        } = self.try_place(io, flow, message, target)?;
+        let is_back = |target: &Target| self.is_back(target);
+        self.empty_aside(io, is_back, |message, back| hand_back(message, back));
+        if !is_back(&target) {
+            return self.try_place(io, flow, message, target);
+        }
+        let message = hand_back(message, &target)?;
+        Some(Stopped {
+            flow,
+            message,
+            target,
+        })
+    }
+
+    /// As [`Link::place`], for what has a share of the receiver's room.
+    fn try_place(
         self: &Arc<Self>,
         io: &mut Io,
         flow: Flow,
@@ -254,12 +288,21 @@ impl Link {
 
     /// Hands over what was set aside, as far as there is room now.
     pub(super) fn hand_over_aside(self: &Arc<Self>, io: &mut Io) {
-        if io.aside.is_empty() || !self.room.xchg(false, ordering::Full) {
-            return;
+        if !io.aside.is_empty() && self.room.xchg(false, ordering::Full) {
+            self.empty_aside(io, |_| true, |message, to| self.hand_over(message, to));
         }
+    }
+
+    /// Hands over what was set aside for these, in order, until one is returned.
+    fn empty_aside(
+        self: &Arc<Self>,
+        io: &mut Io,
+        is_for: impl Fn(&Target) -> bool,
+        hand_over: impl Fn(Draft, &Target) -> Option<Draft>,
+    ) {
         let account = self.inbox.account();
         let mut flows = mem::replace(&mut io.aside.flows, KVec::new());
-        for waiting in &mut flows {
+        for waiting in flows.iter_mut().filter(|waiting| is_for(&waiting.target)) {
             while let Some(message) = waiting.messages.pop_front() {
                 let (principal, amount) = (message.principal, message.amount());
                 // Nobody else has it.
@@ -268,7 +311,7 @@ impl Link {
                         self.bridge.bounce(&message, Reason::Deadline);
                         return None;
                     }
-                    self.hand_over(message, &waiting.target)
+                    hand_over(message, &waiting.target)
                 });
                 if let Some(message) = left {
                     waiting.target.inbox().call_when_room(self, &message);
@@ -302,5 +345,14 @@ impl Link {
                 None
             }
         }
+    }
+}
+
+/// Gives a message back to the other end whatever its share; returns it if there is no memory.
+fn hand_back(message: Draft, back: &Target) -> Option<Draft> {
+    match back.push_returned(message) {
+        Err(PushError::Full(message)) => Some(message),
+        // The other end is gone, and does not wait for it.
+        Ok(()) | Err(PushError::Closed(_)) => None,
     }
 }

@@ -587,7 +587,7 @@ impl Bridge {
     pub(super) fn tell(&self, notices: Notices) {
         for notice in notices.0 {
             let tells = !notice.event.is_from_endpoint();
-            if tells && notice.to.inbox().is_over_capacity() {
+            if tells && notice.to.inbox().is_over_limit() {
                 // Who does not read does not hear.
                 continue;
             }

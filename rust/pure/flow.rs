@@ -8,6 +8,10 @@
 //! it has passes. As order is kept within a flow, and a flow is either held back or not, no message
 //! overtakes another of its flow.
 //!
+//! What comes back as undeliverable bears the same two names as what its sender is sent from there,
+//! and is a flow of its own: where both programs of an exchange are gone, what returns from one end
+//! must not wait for room for what returns from the other.
+//!
 //! ```text
 //! sender's end                                      receiver's end
 //! a message of the flow         ---------->         no room: set aside
@@ -41,6 +45,8 @@ pub const MAX_FLOWS: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     class: u8,
+    /// Whether it is of undeliverable messages.
+    returns: bool,
     addresses: [u8; ADDRESSES],
 }
 
@@ -51,6 +57,7 @@ impl Flow {
         addresses.copy_from_slice(&header[ADDRESSES_AT]);
         Self {
             class: Header::class_of(header) as u8,
+            returns: Header::is_undeliverable(header),
             addresses,
         }
     }
@@ -60,12 +67,12 @@ impl Flow {
         self.class.into()
     }
 
-    /// Whether the other flow is of the same class, and of and to App_IDs of the same names.
+    /// Whether the other flow is of the same class and kind, and of and to App_IDs of the same names.
     ///
     /// It may be of the same sender then: a VM that migrates gets another name in the middle of a flow.
     pub fn is_like(&self, other: &Self) -> bool {
         let app = |at: usize| at + COMPONENT..at + ADDRESS;
-        self.class == other.class
+        (self.class, self.returns) == (other.class, other.returns)
             && [app(0), app(ADDRESS)]
                 .into_iter()
                 .all(|app| self.addresses[app.clone()] == other.addresses[app])
@@ -142,15 +149,21 @@ impl Note {
     /// Reads a note; `None` if it means nothing.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (head, addresses) = bytes.split_first_chunk::<SHORT_NOTE>()?;
-        let [word, class, zeros @ ..] = head;
+        let [word, class, returns, zeros @ ..] = head;
+        let returns = match returns {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
         if zeros.iter().any(|&byte| byte != 0) || usize::from(*class) >= CLASSES {
             return None;
         }
         if *word == PAUSING {
-            return (*class == 0 && addresses.is_empty()).then_some(Self::Pausing);
+            return (*class == 0 && !returns && addresses.is_empty()).then_some(Self::Pausing);
         }
         let flow = Flow {
             class: *class,
+            returns,
             addresses: addresses.try_into().ok()?,
         };
         match *word {
@@ -162,12 +175,13 @@ impl Note {
 
     /// The two parts of a note, as they go into the ring.
     pub fn encode(&self) -> ([u8; SHORT_NOTE], &[u8]) {
-        let (word, class, addresses): (_, _, &[u8]) = match self {
-            Self::Pausing => (PAUSING, 0, &[]),
-            Self::Hold(flow) => (HOLD, flow.class, &flow.addresses),
-            Self::GoOn(flow) => (GO_ON, flow.class, &flow.addresses),
+        let (word, flow) = match self {
+            Self::Pausing => return ([PAUSING, 0, 0, 0, 0, 0, 0, 0], &[]),
+            Self::Hold(flow) => (HOLD, flow),
+            Self::GoOn(flow) => (GO_ON, flow),
         };
-        ([word, class, 0, 0, 0, 0, 0, 0], addresses)
+        let head = [word, flow.class, flow.returns.into(), 0, 0, 0, 0, 0];
+        (head, &flow.addresses)
     }
 }
 

@@ -117,9 +117,14 @@ impl<S: Copy + PartialEq, M: Shares<S>> Division<S, M> {
         self.used
     }
 
-    /// Whether they hold more than that: what comes back to its sender may.
+    /// Whether they hold more than there is room for: what comes back to its sender may.
     pub fn is_over(&self) -> bool {
-        self.used.bytes > self.capacity.bytes || self.used.messages > self.capacity.messages
+        self.exceeds(self.capacity)
+    }
+
+    /// Whether they hold more than that.
+    pub fn exceeds(&self, limit: Amount) -> bool {
+        self.used.bytes > limit.bytes || self.used.messages > limit.messages
     }
 
     /// Whether a sender may add so much.

@@ -92,9 +92,9 @@ def ring_attacks(side):
     return attacks
 
 
-def note(word, addresses=b"", priority_class=0):
+def note(word, addresses=b"", priority_class=0, returns=0):
     """A command that sends a note."""
-    data = bytes([word, priority_class, 0, 0, 0, 0, 0, 0]) + addresses
+    data = bytes([word, priority_class, returns, 0, 0, 0, 0, 0]) + addresses
     return f"record {len(data)} 2 {data.hex()}"
 
 
@@ -118,8 +118,10 @@ def note_attacks(side):
         ("a note as long as a message", [note(HOLD, addresses + bytes(100))]),
         ("a hold without a flow", [note(HOLD)]),
         ("a class that there is not", [note(HOLD, addresses, 4)]),
+        ("a kind that there is not", [note(HOLD, addresses, 0, 2)]),
         ("a pause of a flow", [note(PAUSING, addresses)]),
         ("a pause of a class", [note(PAUSING, b"", 1)]),
+        ("a pause of what comes back", [note(PAUSING, b"", 0, 1)]),
         ("a reserved byte", ["record 8 2 0100000000000001"]),
     ]
     attacks = [(name, commands, "Length" if "empty" in name else "unknown note") for name, commands in unknown]

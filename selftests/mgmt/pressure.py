@@ -249,6 +249,59 @@ def others_pass():
         equal("came back to the sender", None, above.read(0.5))
 
 
+class Stuck:
+    """An exchange of two programs of the same name, neither of which reads: all queues of it are full."""
+
+    def __init__(self, guest, app):
+        self.above = File(app, nonblock=True)
+        # It reads while it can send, which is not for long.
+        flood = f"mgmt-test --timeout 100 flood --to {app}@mvm --app {app} --count 100000 --size 64 --wait 0"
+        self.below = subprocess.Popen(
+            ["guest", "-i", guest, f"{flood} >/dev/null 2>&1 & read _; kill -9 $!"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        vm_id = mgmt.domid(guest)
+        received = lambda: self.above.link(vm_id)["rx_messages"]
+        before = received()
+        check(mgmt.until(lambda: received() > before + 100, 30), "the flood does not start")
+        settled(received)
+        self.count = fill(self.above, numbered(app, vm(vm_id)), patience=3.0)
+
+    def end(self):
+        """Both ends at once."""
+        self.below.stdin.close()
+        self.above.close()
+
+
+@case(timeout=170)
+def both_ends_gone():
+    """Programs that send to each other and do not read go at both ends at once: the link goes on."""
+    name = guests()[0]
+    vm_id = mgmt.domid(name)
+    # What is returned of two of them is more than a queue holds, at either end.
+    apps = ("Doomed", "Condemned")
+    with File("Lively") as lively, GuestFile(name, "Beside") as beside:
+        stuck = [Stuck(name, app) for app in apps]
+        for one in stuck:
+            one.end()
+        begin = time.monotonic()
+        passes(beside, lively, ("Lively", MVM_COMPONENT), "up")
+        passes(lively, beside, ("Beside", vm(vm_id)), "down")
+        link = lively.link(vm_id)
+        mgmt.note(
+            f"{[one.count for one in stuck]} messages waited in Dom0; all had passed after "
+            f"{time.monotonic() - begin:.1f} s; {link['undeliverable']} came back to the guest"
+        )
+        for one in stuck:
+            one.below.wait(30)
+        check(mgmt.until(lambda: lively.link(vm_id)["queued_messages"] == 0, 10), "something waits still")
+        # They are back, and talk.
+        for app in apps:
+            with File(app) as above, GuestFile(name, app) as below:
+                passes(below, above, (app, MVM_COMPONENT), f"{app}, up")
+                passes(above, below, (app, vm(vm_id)), f"{app}, down")
+
+
 @case(timeout=170)
 def slow_reader_in_other_guest():
     """Guest to guest: a reader that does not read stops the sender there, and nobody in between."""

@@ -77,6 +77,30 @@ fn names_of_one_component_may_meet() {
 }
 
 #[test]
+fn what_comes_back_is_a_flow_of_its_own() {
+    let data = header(1, vm(3), 130);
+    let mut back = data;
+    back.kind = Kind::Undeliverable;
+    let (data, back) = (Flow::of(&data.encode()), Flow::of(&back.encode()));
+    assert!(data != back && !data.may_meet(&back));
+    assert_eq!(
+        before(
+            &[Held {
+                flow: data,
+                told: true
+            }],
+            &back
+        ),
+        Before::Nothing
+    );
+    assert_eq!(bytes(&Note::Hold(back))[..8], [2, 2, 1, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        Note::decode(&bytes(&Note::GoOn(back))),
+        Some(Note::GoOn(back))
+    );
+}
+
+#[test]
 fn a_question_is_in_no_flow() {
     let mut question = header(1, Component::Platform, 0);
     question.kind = Kind::Discover;
@@ -110,8 +134,8 @@ fn notes_are_read_as_they_were_written() {
 proptest! {
     /// What is no note is not taken for one.
     #[test]
-    fn a_note_has_one_form(word in 0u8..6, class in 0u8..6, rest in vec(0u8..2, 0..200)) {
-        let mut note = vec![word, class];
+    fn a_note_has_one_form(word in 0u8..6, class in 0u8..6, back in 0u8..3, rest in vec(0u8..2, 0..200)) {
+        let mut note = vec![word, class, back];
         note.extend(rest);
         if let Some(known) = Note::decode(&note) {
             prop_assert_eq!(bytes(&known), note);

@@ -242,6 +242,11 @@ impl Header {
             && u16::from_le_bytes(array(bytes, at::FLAGS)) & flags == flags
     }
 
+    /// Whether an encoded header, which may be wrong, is of an undeliverable message.
+    pub fn is_undeliverable(bytes: &[u8; HEADER_LEN]) -> bool {
+        bytes[at::KIND] == Kind::Undeliverable as u8
+    }
+
     /// Decodes the header at the start of `bytes`, checking all that can be wrong in it alone.
     ///
     /// The length field is not compared with what follows: that is [`Header::of_message`].

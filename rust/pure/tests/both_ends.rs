@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Both ends of a link whose programs send to each other, die, and come back.
+//!
+//! What `rust/link.rs`, `rust/link/aside.rs` and `rust/inbox.rs` do with what has no receiver: it goes
+//! back the way it came, and competes there with all that is sent. The rules of room and of flows are the
+//! module's; rooms are smaller. What must hold: once those that live read, nothing is left on the way.
+
+#![cfg(not(loom))]
+
+use mgmt_pure::{
+    pure::{
+        flow::{before, Before, Flow, Held, Note, Told, MAX_FLOWS},
+        quota::{Amount, Division, NoMemory, Shares},
+    },
+    wire::{Address, AppId, Component, Header, Kind},
+};
+use proptest::{collection::vec, prelude::*};
+use std::collections::{BTreeMap, VecDeque};
+
+/// As in the module, a 64th.
+const CAPACITY: u32 = 64;
+const LIMIT_OF_GUEST: u32 = 8 * CAPACITY;
+const MOST_ASIDE: usize = 8;
+const RING: usize = 3;
+const APPS: usize = 4;
+
+const BRIDGE: u64 = 0;
+const LINK: u64 = 1;
+
+struct Map(BTreeMap<u64, Amount>);
+
+impl Shares<u64> for Map {
+    fn get(&self, sender: u64) -> Option<Amount> {
+        self.0.get(&sender).copied()
+    }
+
+    fn get_mut(&mut self, sender: u64) -> Option<&mut Amount> {
+        self.0.get_mut(&sender)
+    }
+
+    fn insert(&mut self, sender: u64, share: Amount) -> Result<(), NoMemory> {
+        self.0.insert(sender, share);
+        Ok(())
+    }
+
+    fn remove(&mut self, sender: u64) {
+        self.0.remove(&sender);
+    }
+}
+
+fn room(messages: u32) -> Amount {
+    Amount {
+        bytes: messages,
+        messages,
+    }
+}
+
+/// A message between the applications of these numbers.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    from: usize,
+    to: usize,
+    kind: Kind,
+    principal: u64,
+}
+
+impl Message {
+    fn flow(&self) -> Flow {
+        let app = |number: usize| AppId::new(format!("app{number}").as_bytes()).unwrap();
+        let header = Header {
+            source: Address::new(Component::Mvm, app(self.from)),
+            ..Header::new(self.kind, Address::new(Component::Mvm, app(self.to)), 0)
+        };
+        Flow::of(&header.encode())
+    }
+
+    /// What its sender is told, if it was not told something itself.
+    fn undeliverable(&self, principal: u64) -> Option<Self> {
+        (self.kind != Kind::Undeliverable).then_some(Self {
+            from: self.to,
+            to: self.from,
+            kind: Kind::Undeliverable,
+            principal,
+        })
+    }
+}
+
+/// A queue as those of the module.
+struct Inbox {
+    lane: VecDeque<Message>,
+    held: Vec<Held>,
+    behind: VecDeque<Message>,
+    room: Division<u64, Map>,
+}
+
+impl Inbox {
+    fn new() -> Self {
+        Self {
+            lane: VecDeque::new(),
+            held: Vec::new(),
+            behind: VecDeque::new(),
+            room: Division::new(room(CAPACITY), Map(BTreeMap::new())),
+        }
+    }
+
+    fn push(&mut self, message: Message) -> Result<(), Message> {
+        if !self.room.admits(message.principal, room(1), true) {
+            return Err(message);
+        }
+        self.push_returned(message);
+        Ok(())
+    }
+
+    fn push_returned(&mut self, message: Message) {
+        self.room.charge(message.principal, room(1)).unwrap();
+        self.lane.push_back(message);
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        while let Some(message) = self.lane.pop_front() {
+            let flow = message.flow();
+            match before(&self.held, &flow) {
+                Before::Nothing => {
+                    self.room.discharge(message.principal, room(1));
+                    return Some(message);
+                }
+                Before::Own => {}
+                Before::Another => self.held.push(Held { flow, told: false }),
+            }
+            self.behind.push_back(message);
+        }
+        None
+    }
+
+    fn take(&mut self, note: Note) {
+        match note {
+            Note::Hold(flow) => {
+                self.held.retain(|held| held.flow != flow);
+                self.held.push(Held { flow, told: true });
+            }
+            Note::GoOn(flow) => {
+                self.held.retain(|held| held.told && held.flow != flow);
+                self.behind.append(&mut self.lane);
+                core::mem::swap(&mut self.lane, &mut self.behind);
+            }
+            Note::Pausing => unreachable!(),
+        }
+    }
+
+    fn holds(&self) -> u32 {
+        self.room.used().messages
+    }
+}
+
+enum Record {
+    Message(Message),
+    Note(Note),
+}
+
+/// Whom a message goes to: an application, or back to the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    App(usize),
+    Back,
+}
+
+struct Waiting {
+    flow: Flow,
+    target: Target,
+    told: Told,
+    messages: VecDeque<Message>,
+}
+
+struct End {
+    is_guest: bool,
+    apps: [Option<Inbox>; APPS],
+    inbox: Inbox,
+    outgoing: Option<Message>,
+    aside: Vec<Waiting>,
+    stopped: Option<(Flow, Message, Target)>,
+}
+
+impl End {
+    fn new(is_guest: bool) -> Self {
+        Self {
+            is_guest,
+            apps: std::array::from_fn(|_| Some(Inbox::new())),
+            inbox: Inbox::new(),
+            outgoing: None,
+            aside: Vec::new(),
+            stopped: None,
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize) {
+        if self.apps[from]
+            .as_ref()
+            .is_some_and(|app| app.holds() <= CAPACITY)
+        {
+            let _ = self.inbox.push(Message {
+                from,
+                to,
+                kind: Kind::Data,
+                principal: LINK + 1 + from as u64,
+            });
+        }
+    }
+
+    /// Its application goes; what it had not read goes back.
+    fn kill(&mut self, number: usize) {
+        let Some(app) = self.apps[number].take() else {
+            return;
+        };
+        for message in Iterator::chain(app.lane.iter(), &app.behind) {
+            if let Some(back) = message.undeliverable(BRIDGE) {
+                self.inbox.push_returned(back);
+            }
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        let limit = match self.is_guest {
+            true => LIMIT_OF_GUEST,
+            false => CAPACITY,
+        };
+        self.inbox.holds() <= limit
+    }
+
+    fn hand_over(&mut self, message: Message, target: Target) -> Result<(), Message> {
+        match target {
+            Target::Back => self.inbox.push(message),
+            Target::App(number) => match &mut self.apps[number] {
+                Some(app) => app.push(message),
+                // It has gone since.
+                None => {
+                    if let Some(back) = message.undeliverable(BRIDGE) {
+                        self.inbox.push_returned(back);
+                    }
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn is_behind(&self, flow: &Flow) -> bool {
+        let mut waiting = self.aside.iter();
+        waiting.any(|waiting| waiting.flow == *flow && !waiting.messages.is_empty())
+    }
+
+    fn set_aside(&mut self, flow: Flow, message: Message, target: Target) -> Result<(), ()> {
+        let waits: usize = self
+            .aside
+            .iter()
+            .map(|waiting| waiting.messages.len())
+            .sum();
+        if waits == MOST_ASIDE {
+            return Err(());
+        }
+        let known = self.aside.iter().position(|waiting| waiting.flow == flow);
+        if known.is_none() && self.aside.len() == MAX_FLOWS {
+            return Err(());
+        }
+        let index = known.unwrap_or_else(|| {
+            self.aside.push(Waiting {
+                flow,
+                target,
+                told: Told::default(),
+                messages: VecDeque::new(),
+            });
+            self.aside.len() - 1
+        });
+        let waiting = &mut self.aside[index];
+        if waiting.messages.is_empty() {
+            waiting.target = target;
+        }
+        if waiting.target != target {
+            return Err(());
+        }
+        waiting.messages.push_back(message);
+        Ok(())
+    }
+
+    fn try_place(&mut self, flow: Flow, message: Message, target: Target) -> bool {
+        if !self.is_behind(&flow) && self.hand_over(message, target).is_ok() {
+            return true;
+        }
+        self.set_aside(flow, message, target).is_ok()
+    }
+
+    fn place(&mut self, flow: Flow, message: Message, target: Target) {
+        if self.try_place(flow, message, target) {
+            return;
+        }
+        // What goes back does not stop it, whatever its share.
+        for waiting in &mut self.aside {
+            if waiting.target == Target::Back {
+                let back = waiting.messages.drain(..);
+                back.for_each(|message| self.inbox.push_returned(message));
+            }
+        }
+        if target == Target::Back {
+            self.inbox.push_returned(message);
+        } else if !self.try_place(flow, message, target) {
+            self.stopped = Some((flow, message, target));
+        }
+    }
+
+    fn hand_over_aside(&mut self) {
+        let mut aside = std::mem::take(&mut self.aside);
+        for waiting in &mut aside {
+            while let Some(message) = waiting.messages.pop_front() {
+                if let Err(message) = self.hand_over(message, waiting.target) {
+                    waiting.messages.push_front(message);
+                    break;
+                }
+            }
+        }
+        aside.retain(|waiting| !waiting.messages.is_empty() || waiting.told.holds());
+        self.aside = aside;
+    }
+
+    /// Takes so many records from the ring.
+    fn receive(&mut self, ring: &mut VecDeque<Record>, budget: usize) {
+        self.hand_over_aside();
+        for _ in 0..budget {
+            if let Some((flow, message, target)) = self.stopped.take() {
+                self.place(flow, message, target);
+            }
+            if self.stopped.is_some() || !self.may_read() {
+                return;
+            }
+            match ring.pop_front() {
+                None => return,
+                Some(Record::Note(note)) => self.inbox.take(note),
+                Some(Record::Message(message)) => {
+                    let flow = message.flow();
+                    let message = Message {
+                        principal: LINK,
+                        ..message
+                    };
+                    if self.apps[message.to].is_some() {
+                        self.place(flow, message, Target::App(message.to));
+                    } else if let Some(back) = message.undeliverable(LINK) {
+                        self.place(flow, back, Target::Back);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills the ring.
+    fn transmit(&mut self, ring: &mut VecDeque<Record>) {
+        for waiting in &mut self.aside {
+            let waits = !waiting.messages.is_empty();
+            if let Some(note) = waiting.told.word(&waiting.flow, waits) {
+                if ring.len() == RING {
+                    break;
+                }
+                waiting.told.tell(waits);
+                ring.push_back(Record::Note(note));
+            }
+        }
+        self.aside
+            .retain(|waiting| !waiting.messages.is_empty() || waiting.told.holds());
+        loop {
+            let next = self.outgoing.take().or_else(|| self.inbox.pop());
+            match next {
+                Some(message) if ring.len() < RING => ring.push_back(Record::Message(message)),
+                left => {
+                    self.outgoing = left;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.inbox.holds() == 0
+            && self.outgoing.is_none()
+            && self.stopped.is_none()
+            && self.aside.is_empty()
+            && self.inbox.held.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// So many messages from one application to another at the other end.
+    Send(usize, usize, usize, u8),
+    Kill(usize, usize),
+    Bind(usize, usize),
+    Read(usize, usize, u8),
+    Receive(usize, usize),
+    Transmit(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (end, app) = (0usize..2, 0..APPS);
+    prop_oneof![
+        4 => (end.clone(), app.clone(), app.clone(), 1u8..60)
+            .prop_map(|(end, from, to, many)| Step::Send(end, from, to, many)),
+        2 => (end.clone(), app.clone()).prop_map(|(end, app)| Step::Kill(end, app)),
+        1 => (end.clone(), app.clone()).prop_map(|(end, app)| Step::Bind(end, app)),
+        1 => (end.clone(), app.clone(), 1u8..60)
+            .prop_map(|(end, app, many)| Step::Read(end, app, many)),
+        6 => (end.clone(), 1usize..20).prop_map(|(end, budget)| Step::Receive(end, budget)),
+        6 => end.prop_map(Step::Transmit),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whoever dies or stops reading in the middle of whatever: what is on its way ends.
+    #[test]
+    fn what_comes_back_does_not_stop_both_ends(steps in vec(step(), 1..600)) {
+        let mut ends = [End::new(false), End::new(true)];
+        // What each is sent.
+        let mut rings = [VecDeque::new(), VecDeque::new()];
+        for step in steps {
+            match step {
+                Step::Send(end, from, to, many) => {
+                    (0..many).for_each(|_| ends[end].send(from, to));
+                }
+                Step::Kill(end, app) => ends[end].kill(app),
+                Step::Bind(end, app) => {
+                    ends[end].apps[app].get_or_insert_with(Inbox::new);
+                }
+                Step::Read(end, app, many) => {
+                    if let Some(app) = &mut ends[end].apps[app] {
+                        (0..many).for_each(|_| _ = app.pop());
+                    }
+                }
+                Step::Receive(end, budget) => ends[end].receive(&mut rings[end], budget),
+                Step::Transmit(end) => ends[end].transmit(&mut rings[1 - end]),
+            }
+        }
+        let mut is_idle = false;
+        for _ in 0..10_000 {
+            for (end, ring) in ends.iter_mut().zip(&mut rings) {
+                end.receive(ring, 64);
+                for app in end.apps.iter_mut().flatten() {
+                    while app.pop().is_some() {}
+                }
+            }
+            for (at, end) in ends.iter_mut().enumerate() {
+                end.transmit(&mut rings[1 - at]);
+            }
+            is_idle = rings.iter().all(VecDeque::is_empty) && ends.iter().all(End::is_idle);
+            if is_idle {
+                break;
+            }
+        }
+        prop_assert!(is_idle);
+    }
+}
