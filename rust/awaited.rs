@@ -7,6 +7,7 @@
 
 use crate::{
     bh::{new_spinlock_bh, SpinLockBh},
+    mcb::BRIDGE,
     message::{Draft, Message},
     waiters::{deadline, sleep, time_left},
     wire::{Header, Kind, Reason}, //
@@ -70,12 +71,15 @@ impl Awaited {
     }
 
     /// Takes a message that answers one of these requests. One that nobody waits for any more is
-    /// dropped.
+    /// dropped, and so is one of somebody who was not asked, and has guessed the correlation.
     pub(crate) fn take_answer(&self, message: Draft) -> Result<(), Draft> {
         let header = message.stamped();
         let is_answer = matches!(header.kind, Kind::Reply | Kind::Undeliverable);
         if !is_answer || header.correlation & OURS == 0 {
             return Err(message);
+        }
+        if !message.answers() && message.principal != BRIDGE {
+            return Ok(());
         }
         let mut pending = self.pending.lock();
         let asked = pending

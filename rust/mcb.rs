@@ -59,7 +59,7 @@ const MAX_PARKED: usize = 64;
 /// Most links that have ended, and still hold what their receivers had no room for.
 const MAX_LINGERING: u32 = 64;
 /// What the bridge itself sends is charged to this principal.
-const BRIDGE: Principal = Principal {
+pub(crate) const BRIDGE: Principal = Principal {
     id: 0,
     owner: Owner::Bridge,
 };
@@ -711,6 +711,7 @@ impl Bridge {
         });
         self.number_request(&draft, header);
         let answered = self.answer(from.principal, header, &mut target);
+        draft.set_answers(answered.is_some());
         target.trace_route(&draft);
         Ok(Prepared::To(draft, target, answered))
     }
@@ -780,6 +781,7 @@ impl Bridge {
                     stamp.destination(&header.destination);
                 });
                 self.number_request(&draft, &header);
+                draft.set_answers(answered.is_some());
                 if self.await_reply(back, &draft, &target).is_err() {
                     // It passes without being remembered: who asked has its own bridge for that.
                     draft.set_request_number(0);

@@ -50,6 +50,8 @@ pub(crate) struct Message {
     expires: Option<Instant<Monotonic>>,
     /// Its number among the requests that this bridge remembers; 0 if it is none.
     request_number: Atomic<u64>,
+    /// Whether it is the answer to a request that this bridge remembered.
+    answers: Atomic<bool>,
     /// Where the message ends in the ring that it was put into; meaningless before.
     ring_position: Atomic<u32>,
     #[pin]
@@ -85,6 +87,7 @@ impl Draft {
                 principal,
                 expires: None,
                 request_number: Atomic::new(0),
+                answers: Atomic::new(false),
                 ring_position: Atomic::new(0),
                 links <- ListLinks::new(),
             }),
@@ -110,6 +113,7 @@ impl Draft {
         message.bytes.clear();
         *message.pages = None;
         message.request_number.store(0, Relaxed);
+        message.answers.store(false, Relaxed);
     }
 
     pub(crate) fn set_principal(&mut self, principal: Principal) {
@@ -333,6 +337,15 @@ impl Message {
     pub(crate) fn request_number(&self) -> Option<u64> {
         let number = self.request_number.load(Relaxed);
         (number != 0).then_some(number)
+    }
+
+    /// Says whether it is the answer to a request that this bridge remembered.
+    pub(crate) fn set_answers(&self, answers: bool) {
+        self.answers.store(answers, Relaxed);
+    }
+
+    pub(crate) fn answers(&self) -> bool {
+        self.answers.load(Relaxed)
     }
 
     /// Bytes of the whole message, as it is read and written.

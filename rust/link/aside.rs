@@ -231,7 +231,7 @@ impl Link {
             target,
         } = self.try_place(io, flow, message, target)?;
         let is_back = |target: &Target| self.is_back(target);
-        self.empty_aside(io, is_back, |message, back| hand_back(message, back));
+        self.empty_aside(io, is_back, hand_back);
         if !is_back(&target) {
             return self.try_place(io, flow, message, target);
         }

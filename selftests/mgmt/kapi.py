@@ -93,8 +93,8 @@ def answers_dom0():
         answers(asker, vm(mgmt.domid(GUEST)))
 
 
-def asks(module, guest, arguments, broker, name):
-    """An agent asks a broker in the other domain when it is loaded."""
+def asks(module, guest, arguments, broker, name, forger=None):
+    """An agent asks a broker in the other domain when it is loaded; it takes no answer of another."""
     mark = f"mark {time.monotonic_ns()}"
     sh(guest, f"echo {mark} >/dev/kmsg")
     load = f"insmod /lab/{module}.ko {arguments}; dmesg; rmmod {module}"
@@ -105,9 +105,13 @@ def asks(module, guest, arguments, broker, name):
             equal(f"{module}: payload", b"who are you?", question.payload)
             check(question.flags & REQUEST, f"{module}: it is no request")
             reply = message(
-                question.source_app, question.source_component, f"the broker of {name}".encode(),
-                kind=REPLY, correlation=question.correlation,
+                question.source_app, question.source_component, b"forged", kind=REPLY,
+                correlation=question.correlation,
             )  # fmt: skip
+            if forger is not None:
+                forger.write(reply)
+            reply.payload = f"the broker of {name}".encode()
+            reply.length = len(reply.payload)
             broker.write(reply)
         output = loading.communicate(timeout=90 * mgmt.PATIENCE)[0].decode(errors="replace")
     check(f"{module}: Hello answered: the broker of {name}" in output.split(mark)[-1], output[-500:])
@@ -117,9 +121,9 @@ def asks(module, guest, arguments, broker, name):
 def asks_a_broker_in_a_guest():
     """Agents in Dom0 ask a program in a guest, and get its answer."""
     where = mgmt.domid(GUEST)
-    with GuestFile(GUEST, "Hello") as broker:
-        asks(C[0], None, f"broker=Hello vm={where}", broker, "a guest")
-        asks(RUST[0], None, f"vm={where}", broker, "a guest")
+    with GuestFile(GUEST, "Hello") as broker, GuestFile(GUEST, "Forger") as forger:
+        asks(C[0], None, f"broker=Hello vm={where}", broker, "a guest", forger)
+        asks(RUST[0], None, f"vm={where}", broker, "a guest", forger)
 
 
 @case(timeout=180)

@@ -2,6 +2,7 @@
 
 //! One open file of `/dev/mgmt`.
 
+use crate::ids::Ids;
 use crate::uapi::{self, Account, Info, Link, RuleHits};
 use crate::{
     Address, AppId, Component, Error, Flags, HEADER_LEN, Kind, Message, Reason, Result, Serial,
@@ -14,7 +15,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where the kernel module puts its device.
@@ -42,7 +43,7 @@ pub struct Channel {
     /// A bridge is at the other end, which tells when the deadline of a request has passed.
     is_device: bool,
     is_nonblocking: AtomicBool,
-    correlation: AtomicU64,
+    ids: Ids,
     incoming: Mutex<Incoming>,
 }
 
@@ -82,7 +83,7 @@ impl Channel {
             max_payload,
             is_device: false,
             is_nonblocking: AtomicBool::new(false),
-            correlation: AtomicU64::new(1),
+            ids: Ids::default(),
             incoming: Mutex::default(),
         }
     }
@@ -309,7 +310,7 @@ impl Channel {
         wait: Duration,
     ) -> Result<Vec<Address>> {
         let mut question = Message::new(Kind::Discover, Address::new(component, app), Vec::new());
-        let id = self.correlation.fetch_add(1, Ordering::Relaxed);
+        let id = self.ids.next();
         question.header.correlation = id;
         question.header.flags = Flags::REQUEST.union(Flags::BROADCAST);
         let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
@@ -332,7 +333,7 @@ impl Channel {
     /// the time is up: [`Error::TimedOut`]. Other messages that come meanwhile are kept for
     /// [`Channel::recv`].
     pub fn request(&self, mut message: Message, timeout: Duration) -> Result<Message> {
-        let id = self.correlation.fetch_add(1, Ordering::Relaxed);
+        let id = self.ids.next();
         message.header.correlation = id;
         message.header.flags = message.header.flags.union(Flags::REQUEST);
         let until = message.ask_within(timeout);

@@ -25,6 +25,7 @@
 mod channel;
 mod endpoint;
 mod error;
+mod ids;
 mod message;
 mod names;
 mod uapi;

@@ -4,10 +4,9 @@
 
 use super::unacknowledged::{Sent, Unacknowledged};
 use super::{Incoming, Presence, Undeliverable};
+use crate::ids::Ids;
 use crate::{Address, Component, Error, Event, Flags, Header, Kind, Message, Reason, Result};
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::task::{Poll, Waker};
 
 /// Messages that are kept for who receives.
@@ -30,21 +29,6 @@ pub(super) struct State {
     requests_only: bool,
     /// A thread reads for all.
     pub(super) is_reading: bool,
-}
-
-/// Correlation ids that nobody can guess who has not seen them: a reply that has one is the answer.
-#[derive(Default)]
-struct Ids {
-    keys: RandomState,
-    last: u64,
-}
-
-impl Ids {
-    fn next(&mut self) -> u64 {
-        self.last += 1;
-        // 0 stands for none.
-        self.keys.hash_one(self.last).max(1)
-    }
 }
 
 /// A request that is under way.
