@@ -546,7 +546,7 @@ impl Link {
                     if self.is_back(&target) {
                         io.pace.spend();
                     }
-                    io.stopped = self.place(io, flow, message, target);
+                    io.stopped = self.place(io, &flow, message, target);
                 }
                 Forwarded::Broadcast(copies) => {
                     if copies.is_empty() {
@@ -595,7 +595,7 @@ impl Link {
             if message.is_expired() {
                 self.bridge.bounce(&message, Reason::Deadline);
             } else {
-                io.stopped = self.place(io, flow, message, target);
+                io.stopped = self.place(io, &flow, message, target);
             }
         }
         let Some(stopped) = &io.stopped else {

@@ -221,14 +221,12 @@ impl Link {
     pub(super) fn place(
         self: &Arc<Self>,
         io: &mut Io,
-        flow: Flow,
+        flow: &Flow,
         message: Draft,
         target: Target,
     ) -> Option<Stopped> {
         let Stopped {
-            flow,
-            message,
-            target,
+            message, target, ..
         } = self.try_place(io, flow, message, target)?;
         let is_back = |target: &Target| self.is_back(target);
         self.empty_aside(io, is_back, hand_back);
@@ -237,7 +235,7 @@ impl Link {
         }
         let message = hand_back(message, &target)?;
         Some(Stopped {
-            flow,
+            flow: *flow,
             message,
             target,
         })
@@ -247,11 +245,11 @@ impl Link {
     fn try_place(
         self: &Arc<Self>,
         io: &mut Io,
-        flow: Flow,
+        flow: &Flow,
         message: Draft,
         target: Target,
     ) -> Option<Stopped> {
-        let message = if io.aside.is_behind(&flow, &target) {
+        let message = if io.aside.is_behind(flow, &target) {
             self.expire_if_ever(&message);
             message
         } else {
@@ -261,7 +259,7 @@ impl Link {
             message
         };
         let stopped = Stopped {
-            flow,
+            flow: *flow,
             message,
             target,
         };

@@ -25,9 +25,12 @@ use crate::wire::{Header, ADDRESSES_AT, CLASSES, HEADER_LEN};
 
 /// Bytes of both addresses, as in a header.
 const ADDRESSES: usize = ADDRESSES_AT.end - ADDRESSES_AT.start;
-/// Bytes of one: a component, and an App_ID of as many.
-const ADDRESS: usize = ADDRESSES / 2;
-const COMPONENT: usize = ADDRESS / 2;
+/// The source's component and App_ID, and the destination's: of as many bytes each.
+const PARTS: usize = 4;
+const PART: usize = ADDRESSES / PARTS;
+const SOURCE_APP: usize = 1;
+const COMPONENT: usize = 2;
+const APP: usize = 3;
 /// The kind of component that a VM's name is, and where its VM_ID is in that.
 const VM: u8 = 1;
 const VM_ID: core::ops::Range<usize> = 20..24;
@@ -47,18 +50,17 @@ pub struct Flow {
     class: u8,
     /// Whether it is of undeliverable messages.
     returns: bool,
-    addresses: [u8; ADDRESSES],
+    // Each part is copied in registers; of all at once it would take a call.
+    addresses: [[u8; PART]; PARTS],
 }
 
 impl Flow {
     /// The flow of a message, by its encoded header.
     pub fn of(header: &[u8; HEADER_LEN]) -> Self {
-        let mut addresses = [0; ADDRESSES];
-        addresses.copy_from_slice(&header[ADDRESSES_AT]);
         Self {
             class: Header::class_of(header) as u8,
             returns: Header::is_undeliverable(header),
-            addresses,
+            addresses: parts(&header[ADDRESSES_AT]),
         }
     }
 
@@ -71,11 +73,10 @@ impl Flow {
     ///
     /// It may be of the same sender then: a VM that migrates gets another name in the middle of a flow.
     pub fn is_like(&self, other: &Self) -> bool {
-        let app = |at: usize| at + COMPONENT..at + ADDRESS;
         (self.class, self.returns) == (other.class, other.returns)
-            && [app(0), app(ADDRESS)]
+            && [SOURCE_APP, APP]
                 .into_iter()
-                .all(|app| self.addresses[app.clone()] == other.addresses[app])
+                .all(|app| self.addresses[app] == other.addresses[app])
     }
 
     /// Whether the other flow may be of the same sender to the same receiver, in the same class: a
@@ -91,8 +92,17 @@ impl Flow {
     }
 
     fn component(&self) -> &[u8] {
-        &self.addresses[ADDRESS..ADDRESS + COMPONENT]
+        &self.addresses[COMPONENT]
     }
+}
+
+/// The parts of both addresses.
+fn parts(addresses: &[u8]) -> [[u8; PART]; PARTS] {
+    let mut parts = [[0; PART]; PARTS];
+    for (part, bytes) in parts.iter_mut().zip(addresses.chunks_exact(PART)) {
+        part.copy_from_slice(bytes);
+    }
+    parts
 }
 
 /// A flow of which nothing is to be sent.
@@ -164,7 +174,7 @@ impl Note {
         let flow = Flow {
             class: *class,
             returns,
-            addresses: addresses.try_into().ok()?,
+            addresses: parts((addresses.len() == ADDRESSES).then_some(addresses)?),
         };
         match *word {
             HOLD => Some(Self::Hold(flow)),
@@ -181,7 +191,7 @@ impl Note {
             Self::GoOn(flow) => (GO_ON, flow),
         };
         let head = [word, flow.class, flow.returns.into(), 0, 0, 0, 0, 0];
-        (head, &flow.addresses)
+        (head, flow.addresses.as_flattened())
     }
 }
 

@@ -30,7 +30,9 @@ mod tests {
     #[test]
     fn no_reply_can_be_guessed() {
         let (some, others) = (Ids::default(), Ids::default());
-        let ids: HashSet<_> = (0..1000).flat_map(|_| [some.next(), others.next()]).collect();
+        let ids: HashSet<_> = (0..1000)
+            .flat_map(|_| [some.next(), others.next()])
+            .collect();
         assert_eq!(ids.len(), 2000);
         // Not counted, and not near each other.
         let near = |id: &u64| (1..1000).any(|by| ids.contains(&id.wrapping_add(by)));
