@@ -31,6 +31,7 @@
 #define MGMT_FLAG_BROADCAST		(1u << 0)	/* to every endpoint of the App_ID */
 #define MGMT_FLAG_REQUEST		(1u << 1)	/* a reply with the same correlation is awaited */
 #define MGMT_FLAG_NO_UNDELIVERABLE	(1u << 2)	/* if it cannot be delivered, nobody wants to know */
+#define MGMT_FLAG_BUNDLE		(1u << 3)	/* the payload is several messages': docs/wire-format.md */
 
 /* struct mgmt_header.reason, of what is undeliverable */
 #define MGMT_REASON_NONE		0

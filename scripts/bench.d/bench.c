@@ -62,9 +62,11 @@ static void swap(const struct transport *t, const struct message *out, struct me
 }
 
 /* Streams are numbered, so that a message that is lost, doubled or late is noticed. */
-static void send_stream(const struct transport *t, uint32_t count)
+static void send_stream(const struct transport *t, uint32_t count, bool each)
 {
-	struct message batch[BATCH] = { { 0 } };
+	static struct message batch[STREAM];
+	const bool streams = t->stream && !each;
+	const uint32_t most = streams ? STREAM : BATCH;
 	uint32_t in_batch = 0;
 
 	for (uint32_t number = 0; number < count; number++) {
@@ -74,24 +76,29 @@ static void send_stream(const struct transport *t, uint32_t count)
 		m->number = number;
 		if (!t->exchange) {
 			t->send(m);
-		} else if (++in_batch == BATCH || number + 1 == count) {
-			t->exchange(batch, in_batch, NULL, 0);
+		} else if (++in_batch == most || number + 1 == count) {
+			if (streams)
+				t->stream(batch, in_batch, NULL);
+			else
+				t->exchange(batch, in_batch, NULL, 0);
 			in_batch = 0;
 		}
 	}
 }
 
 /* Returns when the first message came; how many came with it. */
-static uint64_t recv_stream(const struct transport *t, uint32_t count, uint32_t *first)
+static uint64_t recv_stream(const struct transport *t, uint32_t count, bool each, uint32_t *first)
 {
-	struct message batch[BATCH];
+	static struct message batch[STREAM];
 	uint64_t start = 0;
 	uint32_t number = 0;
 
 	while (number < count) {
 		uint32_t room = count - number < BATCH ? count - number : BATCH, came = 1;
 
-		if (t->exchange)
+		if (t->stream && !each)
+			came = t->stream(NULL, 0, batch);
+		else if (t->exchange)
 			came = t->exchange(NULL, 0, batch, room);
 		else
 			t->recv(batch);
@@ -137,10 +144,12 @@ static void serve(const struct transport *t)
 			echo(t, m.count);
 			break;
 		case SOURCE:
-			send_stream(t, m.count);
+		case SOURCE_EACH:
+			send_stream(t, m.count, m.op == SOURCE_EACH);
 			break;
 		case SINK:
-			recv_stream(t, m.count, &first);
+		case SINK_EACH:
+			recv_stream(t, m.count, m.op == SINK_EACH, &first);
 			m.op = DONE;
 			t->send(&m);
 			break;
@@ -191,24 +200,24 @@ static double per_second(uint32_t count, uint64_t since)
 	return count * 1e9 / (now_ns() - since);
 }
 
-static double stream_up(const struct transport *t, uint32_t count)
+static double stream_up(const struct transport *t, uint32_t count, bool each)
 {
 	uint32_t first = 1;
 	uint64_t start;
 
-	ask(t, SOURCE, count);
-	start = recv_stream(t, count, &first);
+	ask(t, each ? SOURCE_EACH : SOURCE, count);
+	start = recv_stream(t, count, each, &first);
 	return per_second(count - first, start);
 }
 
-static double stream_down(const struct transport *t, uint32_t count)
+static double stream_down(const struct transport *t, uint32_t count, bool each)
 {
 	struct message m;
 	uint64_t start;
 
-	ask(t, SINK, count);
+	ask(t, each ? SINK_EACH : SINK, count);
 	start = now_ns();
-	send_stream(t, count);
+	send_stream(t, count, each);
 	t->recv(&m);
 	if (m.op != DONE)
 		die("the receiver said %u", m.op);
@@ -236,10 +245,12 @@ static void client(const char *guest, const struct peer *peer, int rounds, uint3
 			       times[trips / 2], times[trips / 100 * 99]);
 			if (t->bare)
 				printf(",,\n");
-			else {
-				double up = stream_up(t, messages);
+			for (int each = 0; each <= !!t->stream && !t->bare; each++) {
+				double up = stream_up(t, messages, each);
 
-				printf(",%.0f,%.0f\n", up, stream_down(t, messages));
+				if (each)
+					printf("%s,%s-each,%d,,,", guest, t->name, round);
+				printf(",%.0f,%.0f\n", up, stream_down(t, messages, each));
 			}
 			fflush(stdout);
 		}

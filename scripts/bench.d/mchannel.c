@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The M-channel: /dev/mgmt with MGMT_IOC_EXCHANGE, blocking. */
+/* The M-channel: /dev/mgmt with MGMT_IOC_EXCHANGE, blocking. Streams go in bundles, or one by one. */
 #include <errno.h>
 #include <fcntl.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -25,7 +24,7 @@ struct address {
 	char app[MGMT_APP_ID_LEN];
 };
 
-struct frame {
+struct header {
 	uint8_t version, kind, priority, hops;
 	uint16_t flags, reason;
 	uint32_t length, app_header_length;
@@ -33,13 +32,33 @@ struct frame {
 	uint32_t deadline_ms, epoch;
 	uint8_t reserved[24];
 	struct address source, destination;
+};
+
+_Static_assert(sizeof(struct header) == MGMT_HEADER_LEN, "the header's length");
+
+struct frame {
+	struct header header;
 	struct message payload;
 };
 
-_Static_assert(offsetof(struct frame, payload) == MGMT_HEADER_LEN, "the header's length");
+/* A bundle of as many as the library has in one. */
+#define PARTS 117
+
+struct part {
+	uint32_t length;
+	struct message message;
+};
+
+struct bundle {
+	struct header header;
+	struct part parts[PARTS];
+};
+
+/* Most bundles of one exchange. */
+#define BUNDLES (STREAM / PARTS)
 
 static int fd;
-static struct frame out = { .version = 1, .kind = DATA, .length = sizeof(struct message) };
+static struct header out = { .version = 1, .kind = DATA };
 
 static struct mgmt_info open_as(const char *app)
 {
@@ -73,29 +92,77 @@ static void connect_to(const struct peer *peer)
 	strcpy(out.destination.app, SERVER);
 }
 
+/* Returns how many bytes came. */
+static unsigned int call(void *sent, unsigned int length, void *received, unsigned int room)
+{
+	struct mgmt_exchange x = {
+		.send = (uintptr_t)sent, .send_length = length,
+		.receive = (uintptr_t)received, .receive_length = room,
+	};
+
+	if (ioctl(fd, MGMT_IOC_EXCHANGE, &x))
+		die("/dev/mgmt: exchange: %s", strerror(errno));
+	if (x.send_length != length)
+		die("/dev/mgmt: %u of %u bytes were sent", x.send_length, length);
+	return x.receive_length;
+}
+
+static void expect(const struct header *header, bool is_bundle)
+{
+	if (header->kind != DATA || header->flags != (is_bundle ? MGMT_FLAG_BUNDLE : 0))
+		die("/dev/mgmt: a message of kind %d came, flags %d, reason %d", header->kind,
+		    header->flags, header->reason);
+}
+
 static unsigned int exchange(const struct message *sent, unsigned int count, struct message *received,
 			     unsigned int room)
 {
 	static struct frame outs[BATCH], ins[BATCH];
-	struct mgmt_exchange x = {
-		.send = (uintptr_t)outs, .send_length = count * sizeof(*outs),
-		.receive = (uintptr_t)ins, .receive_length = room * sizeof(*ins),
-	};
 	unsigned int came;
 
 	for (unsigned int i = 0; i < count; i++) {
-		outs[i] = out;
+		outs[i].header = out;
+		outs[i].header.length = sizeof(*sent);
 		outs[i].payload = sent[i];
 	}
-	if (ioctl(fd, MGMT_IOC_EXCHANGE, &x))
-		die("/dev/mgmt: exchange: %s", strerror(errno));
-	if (x.send_length != count * sizeof(*outs))
-		die("/dev/mgmt: %u bytes of %u messages were sent", x.send_length, count);
-	came = x.receive_length / sizeof(*ins);
+	came = call(outs, count * sizeof(*outs), ins, room * sizeof(*ins)) / sizeof(*ins);
 	for (unsigned int i = 0; i < came; i++) {
-		if (ins[i].kind != DATA || ins[i].length != sizeof(*received))
-			die("/dev/mgmt: a message of kind %d came, reason %d", ins[i].kind, ins[i].reason);
+		expect(&ins[i].header, false);
 		received[i] = ins[i].payload;
+	}
+	return came;
+}
+
+static unsigned int stream(const struct message *sent, unsigned int count, struct message *received)
+{
+	static struct bundle outs[BUNDLES], ins[BUNDLES];
+	unsigned int came = 0, length = 0;
+	const char *at = (char *)ins, *end;
+
+	for (struct bundle *b = outs; count; b++) {
+		unsigned int parts = count < PARTS ? count : PARTS;
+
+		b->header = out;
+		b->header.flags = MGMT_FLAG_BUNDLE;
+		b->header.length = parts * sizeof(b->parts[0]);
+		for (unsigned int i = 0; i < parts; i++) {
+			b->parts[i].length = sizeof(*sent);
+			b->parts[i].message = *sent++;
+		}
+		count -= parts;
+		length += sizeof(b->header) + b->header.length;
+	}
+	end = at + call(outs, length, ins, received ? sizeof(ins) : 0);
+	while (at < end) {
+		const struct bundle *b = (const struct bundle *)at;
+
+		expect(&b->header, true);
+		at += sizeof(b->header) + b->header.length;
+		for (const struct part *p = b->parts; (const char *)p < at; p++) {
+			if (p->length != sizeof(*received) || came == STREAM)
+				die("/dev/mgmt: a part of %u bytes came", p->length);
+			received[came++] = p->message;
+		}
 	}
 	return came;
 }
@@ -117,4 +184,5 @@ const struct transport mchannel = {
 	.send = send_to,
 	.recv = recv_from,
 	.exchange = exchange,
+	.stream = stream,
 };

@@ -14,6 +14,7 @@ from statistics import median
 OURS, RIVAL = "m-channel", "libvchan"
 NAMES = {
     "m-channel": "M-channel",
+    "m-channel-each": "M-channel, without bundles",
     "libvchan": "libvchan",
     "tcp": "TCP",
     "event": "bare event channel",

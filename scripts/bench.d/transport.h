@@ -6,7 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum op { ECHO = 1, SINK, SOURCE, DONE };
+/* Streams: to the guest, from it; each of them as fast as can be, or with one send for each message. */
+enum op { ECHO = 1, SINK, SOURCE, SINK_EACH, SOURCE_EACH, DONE };
 
 struct message {
 	uint32_t op;
@@ -39,10 +40,16 @@ struct transport {
 	 */
 	unsigned int (*exchange)(const struct message *out, unsigned int count,
 				 struct message *in, unsigned int room);
+	/*
+	 * Sends some of a stream, at most STREAM, or receives at least one, with room for as many: how
+	 * many it received. NULL if nothing is gained over the above.
+	 */
+	unsigned int (*stream)(const struct message *out, unsigned int count, struct message *in);
 };
 
-/* Most messages of one exchange. */
+/* Most messages of one exchange, and of one part of a stream: four bundles of the M-channel's. */
 #define BATCH 32
+#define STREAM (4 * 117)
 
 extern const struct transport mchannel, vchan, tcp, event;
 

@@ -195,10 +195,13 @@ def flags():
         reply = message("Flags", SELF, kind=mgmt.REPLY, flags=mgmt.BROADCAST)
         raises(errno.EINVAL, "a broadcast reply", f.write, reply)
         raises(errno.EINVAL, "everybody without BROADCAST", f.write, message("Flags", mgmt.PLATFORM))
-        for bit in range(3, 16):
+        for kind, value in ((mgmt.DATA, REQUEST | mgmt.BUNDLE), (mgmt.REPLY, mgmt.BUNDLE)):
+            wrong = message("Flags", SELF, kind=kind, flags=value)
+            raises(errno.EINVAL, f"a bundle of kind {kind}, flags {value}", f.write, wrong)
+        for bit in range(4, 16):
             raises(errno.EINVAL, f"flag bit {bit}", f.write, message("Flags", SELF, flags=1 << bit))
-        for value in (REQUEST, mgmt.NO_UNDELIVERABLE):
-            f.write(message("Flags", SELF, flags=value))
+        for value in (REQUEST, mgmt.NO_UNDELIVERABLE, mgmt.BUNDLE):
+            f.write(message("Flags", SELF, b"whatever is in it", flags=value))
             equal("flags", value, f.read(2).flags)
 
 

@@ -60,6 +60,10 @@
 // If it cannot be delivered, nobody is told.
 #define MGMT_NO_UNDELIVERABLE 4
 
+// The payload is that of several messages, each behind its length (4 bytes, little-endian); they are
+// received one by one.
+#define MGMT_BUNDLE 8
+
 // Somebody's message.
 #define MGMT_MESSAGE 0
 
@@ -99,7 +103,7 @@ typedef struct mgmt_outgoing {
   uint32_t app_header_length;
   // After so many milliseconds it is not worth delivering.
   uint32_t deadline_ms;
-  // MGMT_BROADCAST, MGMT_NO_UNDELIVERABLE.
+  // MGMT_BROADCAST, MGMT_NO_UNDELIVERABLE, MGMT_BUNDLE.
   uint16_t flags;
   // 1 discover, 2 establish, 3 data, 4 terminate; 0 is data.
   uint8_t kind;

@@ -49,6 +49,9 @@ pub const MGMT_SHARED: u32 = 4;
 pub const MGMT_BROADCAST: u16 = 1;
 /// If it cannot be delivered, nobody is told.
 pub const MGMT_NO_UNDELIVERABLE: u16 = 4;
+/// The payload is that of several messages, each behind its length (4 bytes, little-endian); they are
+/// received one by one.
+pub const MGMT_BUNDLE: u16 = 8;
 
 /// Somebody's message.
 pub const MGMT_MESSAGE: c_int = 0;
@@ -90,7 +93,7 @@ pub struct mgmt_outgoing {
     pub app_header_length: u32,
     /// After so many milliseconds it is not worth delivering.
     pub deadline_ms: u32,
-    /// MGMT_BROADCAST, MGMT_NO_UNDELIVERABLE.
+    /// MGMT_BROADCAST, MGMT_NO_UNDELIVERABLE, MGMT_BUNDLE.
     pub flags: u16,
     /// 1 discover, 2 establish, 3 data, 4 terminate; 0 is data.
     pub kind: u8,

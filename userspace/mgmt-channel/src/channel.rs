@@ -228,13 +228,25 @@ impl Channel {
     }
 
     /// Receives one message, waiting up to `timeout` for it (`None`: without end). `Ok(None)`
-    /// when none came.
+    /// when none came. Those of a [`Bundle`](crate::Bundle) come one by one.
     pub fn recv(&self, timeout: Option<Duration>) -> Result<Option<Message>> {
         let mut incoming = self.incoming.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(message) = incoming.backlog.pop_front() {
-            return Ok(Some(message));
+        let kept = incoming.backlog.pop_front();
+        let next = match kept {
+            Some(message) => Some(message),
+            None => self.recv_until(&mut incoming.buffer, Until::of(timeout))?,
+        };
+        match next.map(Message::unbundle) {
+            None => Ok(None),
+            Some(Err(message)) => Ok(Some(message)),
+            Some(Ok(messages)) => {
+                let mut messages = VecDeque::from(messages);
+                let first = messages.pop_front();
+                messages.append(&mut incoming.backlog);
+                incoming.backlog = messages;
+                Ok(first)
+            }
         }
-        self.recv_until(&mut incoming.buffer, Until::of(timeout))
     }
 
     /// Receives one message that is there already.

@@ -22,6 +22,7 @@
 //! A [`Channel`] is one open file of the device. An [`Endpoint`] is what most programs want: it
 //! comes back by itself when the device does, and serves many threads and many requests at once.
 
+mod bundle;
 mod channel;
 mod endpoint;
 mod error;
@@ -30,6 +31,7 @@ mod message;
 mod names;
 mod uapi;
 
+pub use bundle::{BUNDLE_BYTES, Bundle};
 pub use channel::{Channel, DEVICE};
 #[cfg(feature = "typed")]
 pub use endpoint::Typed;

@@ -85,7 +85,7 @@ pub fn wrong(dice: &mut Dice, app: AppId) -> (Vec<u8>, i32) {
         message[at..at + bytes.len()].copy_from_slice(bytes);
         message
     };
-    let bytes = match dice.below(19) {
+    let bytes = match dice.below(20) {
         0 => return (patched(0, &[dice.choose(&[0, 2, 3, 255])]), EPROTONOSUPPORT),
         1 => patched(1, &[dice.choose(&[0, 8, 77, 255])]),
         2 => patched(1, &[Kind::Undeliverable as u8]),
@@ -118,6 +118,10 @@ pub fn wrong(dice: &mut Dice, app: AppId) -> (Vec<u8>, i32) {
             let header = Header::new(Kind::Presence, to, event.len() as u32);
             [header.encode().to_vec(), event.to_vec()].concat()
         }
+        18 => with(|header| {
+            header.kind = Kind::Establish;
+            header.flags = Flags::BUNDLE;
+        }),
         _ => with(|header| {
             header.kind = Kind::Reply;
             header.flags = Flags::BROADCAST;

@@ -6,7 +6,7 @@ use crate::payload::{Ledger, Stamp, UNKNOWN};
 use crate::report::Report;
 use crate::{Cli, Command, Traffic};
 use anyhow::{Context, Result, bail};
-use mgmt_channel::{Address, AppId, Channel, Error, Kind, Message};
+use mgmt_channel::{Address, AppId, Bundle, Channel, Error, Kind, Message};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -30,8 +30,14 @@ pub fn progress() -> String {
 pub fn run(cli: &Cli) -> Result<bool> {
     let open = |app: &str| -> Result<Channel> { Ok(Channel::open_at(&cli.device)?.bound(app)?) };
     match &cli.command {
-        Command::Flood { traffic, app, wait } => {
-            flood(&open(app)?, traffic, Duration::from_secs(*wait))
+        Command::Flood {
+            traffic,
+            app,
+            wait,
+            bundle,
+        } => {
+            let channel = open(app)?;
+            flood(&channel, traffic, Duration::from_secs(*wait), *bundle)
         }
         Command::Sink {
             app,
@@ -124,8 +130,9 @@ fn answer_discovery(channel: &Channel, message: &Message) -> Result<bool> {
     }
 }
 
-fn flood(channel: &Channel, traffic: &Traffic, wait: Duration) -> Result<bool> {
+fn flood(channel: &Channel, traffic: &Traffic, wait: Duration, bundled: bool) -> Result<bool> {
     let to = traffic.address(channel)?;
+    let mut bundle = Bundle::to(to);
     await_receiver(channel, to, wait)?;
     let stream = new_stream();
     let mut report = Report::new("flood");
@@ -138,9 +145,21 @@ fn flood(channel: &Channel, traffic: &Traffic, wait: Duration) -> Result<bool> {
     };
     for number in 0..traffic.count {
         let message = traffic.message(to, stream, number);
-        channel
-            .send(&message)
-            .with_context(|| format!("sending message {number}"))?;
+        let send = |message: &Message| {
+            let sent = channel.send(message);
+            sent.with_context(|| format!("sending message {number}"))
+        };
+        if bundled {
+            if !bundle.has_room(message.payload.len()) {
+                send(&bundle.take())?;
+            }
+            bundle.add(&message.payload);
+            if number + 1 == traffic.count {
+                send(&bundle.take())?;
+            }
+        } else {
+            send(&message)?;
+        }
         SENT.store(number + 1, Ordering::Relaxed);
         if number % 64 == 0 {
             drain(Duration::ZERO)?;

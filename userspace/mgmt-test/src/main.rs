@@ -45,6 +45,9 @@ enum Command {
         /// Wait so many seconds for the receiver to answer before the first message; 0: don't.
         #[arg(long, default_value_t = 30)]
         wait: u64,
+        /// Send many behind one header.
+        #[arg(long)]
+        bundle: bool,
     },
     /// Receive --count messages; check order, number and content. Prints "ready" once bound.
     Sink {

@@ -7,6 +7,8 @@
 
 #![cfg_attr(not(test), no_std)]
 
+mod bundle;
 mod wire;
 
+pub use bundle::{MAX_PARTS, PART_HEADER_LEN, Parts, part_header};
 pub use wire::*;

@@ -67,6 +67,7 @@ fn flags() {
             ("BROADCAST", Flags::BROADCAST.bits().into()),
             ("REQUEST", Flags::REQUEST.bits().into()),
             ("NO_UNDELIVERABLE", Flags::NO_UNDELIVERABLE.bits().into()),
+            ("BUNDLE", Flags::BUNDLE.bits().into()),
         ],
     );
 }

@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 
 DISCOVER, ESTABLISH, DATA, TERMINATE, PRESENCE, REPLY = range(1, 7)
-BROADCAST, NO_UNDELIVERABLE = 1, 4
+BROADCAST, NO_UNDELIVERABLE, BUNDLE = 1, 4, 8
 LAZY, REQUESTS_ONLY, SHARED = 1, 2, 4
 _EVENTS = ("message", "undeliverable", "lost", "restored", "presence", "found")
 _PRESENCE = {3: "up", 4: "down", 5: "moved"}
@@ -117,6 +117,11 @@ def _check(status):
         text = (_error() or b"").decode(errors="replace")
         raise (_ERRORS[-status - 1] if -status <= len(_ERRORS) else Error)(text)
     return status
+
+
+def bundle(payloads):
+    """One payload of at most 1024, to be sent with the flag BUNDLE: they are received one by one."""
+    return b"".join(len(payload).to_bytes(4, "little") + payload for payload in payloads)
 
 
 def _milliseconds(timeout):

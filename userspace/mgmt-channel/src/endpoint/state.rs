@@ -311,7 +311,14 @@ impl State {
                 }));
             }
             Kind::Presence => self.tell(&message),
-            _ => self.keep(Incoming::Message(message)),
+            _ => match message.unbundle() {
+                Ok(messages) => {
+                    for message in messages {
+                        self.keep(Incoming::Message(message));
+                    }
+                }
+                Err(message) => self.keep(Incoming::Message(message)),
+            },
         }
     }
 

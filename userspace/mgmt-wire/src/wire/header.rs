@@ -135,8 +135,11 @@ impl Flags {
     pub const REQUEST: Self = Self(1 << 1);
     /// If it can't be delivered, drop it without an [`Kind::Undeliverable`].
     pub const NO_UNDELIVERABLE: Self = Self(1 << 2);
+    /// The payload is that of several messages, each behind its length. Of [`Kind::Data`] only, and no
+    /// request.
+    pub const BUNDLE: Self = Self(1 << 3);
 
-    const ALL: u16 = Self::BROADCAST.0 | Self::REQUEST.0 | Self::NO_UNDELIVERABLE.0;
+    const ALL: u16 = (1 << 4) - 1;
 
     /// The flags of these bits, all of which must have a meaning.
     pub fn from_bits(bits: u16) -> Result<Self, WireError> {
@@ -160,6 +163,11 @@ impl Flags {
     /// The flags that are in both sets.
     pub fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// The flags that are not in the other set.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Both sets of flags.
@@ -279,13 +287,16 @@ impl Header {
             return Err(WireError::Reserved);
         }
         let kind = Kind::try_from(bytes[at::KIND])?;
-        Flags::from_bits(u16::from_le_bytes(array(bytes, at::FLAGS)))?;
+        let flags = Flags::from_bits(u16::from_le_bytes(array(bytes, at::FLAGS)))?;
         let reason = Reason::try_from(u16::from_le_bytes(array(bytes, at::REASON)))?;
         Address::check(part(bytes, at::SOURCE))?;
         Address::check(part(bytes, at::DESTINATION))?;
         let length = u32::from_le_bytes(array(bytes, at::LENGTH));
         if u32::from_le_bytes(array(bytes, at::APP_HEADER_LENGTH)) > length {
             return Err(WireError::Length);
+        }
+        if flags.contains(Flags::BUNDLE) && (kind != Kind::Data || flags.contains(Flags::REQUEST)) {
+            return Err(WireError::Flags);
         }
         if (kind == Kind::Undeliverable) != (reason != Reason::None) {
             return Err(WireError::Reason);

@@ -30,7 +30,7 @@ pub enum WireError {
     Version,
     /// The message kind is not one of [`Kind`].
     Kind,
-    /// A flag bit without a meaning is set.
+    /// A flag bit without a meaning is set, or one that this kind of message does not have.
     Flags,
     /// The reason is unknown, or stands on a message that carries none.
     Reason,

@@ -44,7 +44,7 @@ fn any_kind_and_reason() -> impl Strategy<Value = (Kind, Reason)> {
 pub(super) fn any_header() -> impl Strategy<Value = Header> {
     (
         any_kind_and_reason(),
-        0u16..8,
+        0u16..16,
         any::<(u8, u8, u32, u32)>(),
         any::<(u64, u64, u32, u32)>(),
         any_address(),
@@ -57,12 +57,17 @@ pub(super) fn any_header() -> impl Strategy<Value = Header> {
                     Kind::Undeliverable => (0, 0),
                     _ => (length, app),
                 };
+                let flags = Flags::from_bits(flags).expect("flags");
+                let flags = match kind {
+                    Kind::Data if !flags.contains(Flags::REQUEST) => flags,
+                    _ => flags.without(Flags::BUNDLE),
+                };
                 let (sequence, correlation, deadline_ms, epoch) = numbers;
                 Header {
                     kind,
                     priority,
                     hops,
-                    flags: Flags::from_bits(flags).expect("flags"),
+                    flags,
                     reason,
                     length: length.max(app),
                     app_header_length: length.min(app),

@@ -150,15 +150,20 @@ fn codes_are_the_documented_ones() {
         assert_eq!(Reason::try_from(code), expected.ok_or(WireError::Reason));
     }
     for bits in 0..=u16::MAX {
-        let expected = if bits < 8 {
+        let expected = if bits < 16 {
             Ok(bits)
         } else {
             Err(WireError::Flags)
         };
         assert_eq!(Flags::from_bits(bits).map(Flags::bits), expected);
     }
-    let flags = [Flags::BROADCAST, Flags::REQUEST, Flags::NO_UNDELIVERABLE];
-    assert_eq!(flags.map(Flags::bits), [1, 2, 4]);
+    let flags = [
+        Flags::BROADCAST,
+        Flags::REQUEST,
+        Flags::NO_UNDELIVERABLE,
+        Flags::BUNDLE,
+    ];
+    assert_eq!(flags.map(Flags::bits), [1, 2, 4, 8]);
     assert_eq!(Flags::NONE.bits(), 0);
 }
 
@@ -185,11 +190,31 @@ fn a_class_has_64_priorities() {
 
 #[test]
 fn a_flag_is_contained_where_it_was_put() {
-    for a in 0..8 {
-        for b in 0..8 {
+    for a in 0..16 {
+        for b in 0..16 {
             let flags = |bits| Flags::from_bits(bits).unwrap();
             assert_eq!(flags(a).union(flags(b)), flags(a | b));
             assert_eq!(flags(a).contains(flags(b)), a & b == b);
+            assert_eq!(flags(a).without(flags(b)), flags(a & !b));
+        }
+    }
+}
+
+#[test]
+fn a_bundle_is_data_and_no_request() {
+    let to = Address::new(Component::Mvm, AppId::new(b"Power").unwrap());
+    for kind in 1..=6 {
+        let kind = Kind::try_from(kind).unwrap();
+        for bits in 8..16 {
+            let header = Header {
+                flags: Flags::from_bits(bits).unwrap(),
+                ..Header::new(kind, to, 0)
+            };
+            let expected = match kind {
+                Kind::Data if !header.flags.contains(Flags::REQUEST) => Ok(header),
+                _ => Err(WireError::Flags),
+            };
+            assert_eq!(Header::decode(&header.encode()), expected);
         }
     }
 }
@@ -204,7 +229,7 @@ fn each_wrong_byte_is_refused_for_what_it_is() {
         (&[1], |b| b == 0 || b > 7, WireError::Kind),
         // The kind of a message that came back.
         (&[1], |b| b == 7, WireError::Reason),
-        (&[4], |b| b & !7 != 0, WireError::Flags),
+        (&[4], |b| b & !15 != 0, WireError::Flags),
         (&[5], |b| b != 0, WireError::Flags),
         (&[6, 7], |b| b != 0, WireError::Reason),
         // An application header larger than its message.
