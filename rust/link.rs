@@ -540,7 +540,8 @@ impl Link {
             self.counters.rx_messages.add(1);
             self.counters.rx_bytes.add(draft.len());
             // By the names that the other end knows it by.
-            let (flow, is_question) = (draft.flow(), draft.is_question());
+            let flow = draft.flow();
+            let is_question = draft.is_question();
             match self.bridge.forward(self, draft) {
                 Forwarded::To(message, target) => {
                     if self.is_back(&target) {

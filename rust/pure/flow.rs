@@ -25,12 +25,9 @@ use crate::wire::{Header, ADDRESSES_AT, CLASSES, HEADER_LEN};
 
 /// Bytes of both addresses, as in a header.
 const ADDRESSES: usize = ADDRESSES_AT.end - ADDRESSES_AT.start;
-/// The source's component and App_ID, and the destination's: of as many bytes each.
-const PARTS: usize = 4;
-const PART: usize = ADDRESSES / PARTS;
-const SOURCE_APP: usize = 1;
-const COMPONENT: usize = 2;
-const APP: usize = 3;
+/// Bytes of one: a component, and an App_ID of as many.
+const ADDRESS: usize = ADDRESSES / 2;
+const COMPONENT: usize = ADDRESS / 2;
 /// The kind of component that a VM's name is, and where its VM_ID is in that.
 const VM: u8 = 1;
 const VM_ID: core::ops::Range<usize> = 20..24;
@@ -50,8 +47,7 @@ pub struct Flow {
     class: u8,
     /// Whether it is of undeliverable messages.
     returns: bool,
-    // Each part is copied in registers; of all at once it would take a call.
-    addresses: [[u8; PART]; PARTS],
+    addresses: [u8; ADDRESSES],
 }
 
 impl Flow {
@@ -60,7 +56,8 @@ impl Flow {
         Self {
             class: Header::class_of(header) as u8,
             returns: Header::is_undeliverable(header),
-            addresses: parts(&header[ADDRESSES_AT]),
+            // Behind them is nothing.
+            addresses: *header.last_chunk().unwrap_or(&[0; ADDRESSES]),
         }
     }
 
@@ -73,10 +70,11 @@ impl Flow {
     ///
     /// It may be of the same sender then: a VM that migrates gets another name in the middle of a flow.
     pub fn is_like(&self, other: &Self) -> bool {
+        let app = |at: usize| at + COMPONENT..at + ADDRESS;
         (self.class, self.returns) == (other.class, other.returns)
-            && [SOURCE_APP, APP]
+            && [app(0), app(ADDRESS)]
                 .into_iter()
-                .all(|app| self.addresses[app] == other.addresses[app])
+                .all(|app| self.addresses[app.clone()] == other.addresses[app])
     }
 
     /// Whether the other flow may be of the same sender to the same receiver, in the same class: a
@@ -92,17 +90,8 @@ impl Flow {
     }
 
     fn component(&self) -> &[u8] {
-        &self.addresses[COMPONENT]
+        &self.addresses[ADDRESS..ADDRESS + COMPONENT]
     }
-}
-
-/// The parts of both addresses.
-fn parts(addresses: &[u8]) -> [[u8; PART]; PARTS] {
-    let mut parts = [[0; PART]; PARTS];
-    for (part, bytes) in parts.iter_mut().zip(addresses.chunks_exact(PART)) {
-        part.copy_from_slice(bytes);
-    }
-    parts
 }
 
 /// A flow of which nothing is to be sent.
@@ -174,7 +163,7 @@ impl Note {
         let flow = Flow {
             class: *class,
             returns,
-            addresses: parts((addresses.len() == ADDRESSES).then_some(addresses)?),
+            addresses: addresses.try_into().ok()?,
         };
         match *word {
             HOLD => Some(Self::Hold(flow)),
@@ -191,7 +180,7 @@ impl Note {
             Self::GoOn(flow) => (GO_ON, flow),
         };
         let head = [word, flow.class, flow.returns.into(), 0, 0, 0, 0, 0];
-        (head, flow.addresses.as_flattened())
+        (head, &flow.addresses)
     }
 }
 
