@@ -476,21 +476,9 @@ impl Inbox {
         taken.push_all_back(&mut queue.expired);
         let Queue { lanes, behind, .. } = &mut *queue;
         for lane in Iterator::chain(behind.iter_mut(), lanes) {
-            let mut cursor = lane.cursor_front();
-            while let Some(next) = cursor.peek_next() {
-                if next.arc().is_expired() {
-                    taken.push_back(next.remove());
-                } else {
-                    cursor.move_next();
-                }
-            }
+            take_out(lane, Message::is_expired, &mut taken);
         }
-        for message in taken.iter() {
-            self.discharge(&mut queue, &message);
-        }
-        if !taken.is_empty() {
-            self.room.notify_all();
-        }
+        self.discharge_all(&mut queue, &taken);
         (taken, queue.deadlines > 0)
     }
 
@@ -498,23 +486,22 @@ impl Inbox {
     pub(crate) fn take_for(&self, component: &Component) -> List<Message> {
         let mut taken = List::new();
         let mut queue = self.queue.lock();
+        let is_for = |message: &Message| message.stamped().destination.component == *component;
         for lane in queue.lanes.iter_mut().rev() {
-            let mut cursor = lane.cursor_front();
-            while let Some(next) = cursor.peek_next() {
-                if next.arc().stamped().destination.component == *component {
-                    taken.push_back(next.remove());
-                } else {
-                    cursor.move_next();
-                }
-            }
+            take_out(lane, is_for, &mut taken);
         }
+        self.discharge_all(&mut queue, &taken);
+        taken
+    }
+
+    /// These were taken out.
+    fn discharge_all(&self, queue: &mut Guard<'_, Queue>, taken: &List<Message>) {
         for message in taken.iter() {
-            self.discharge(&mut queue, &message);
+            self.discharge(queue, &message);
         }
         if !taken.is_empty() {
             self.room.notify_all();
         }
-        taken
     }
 
     /// Refuses messages from now on and gives back those that wait, the most urgent first.
@@ -534,5 +521,21 @@ impl Inbox {
         self.room.notify_all();
         self.account.receiver_gone();
         left
+    }
+}
+
+/// Moves the messages for which `is_it` says so.
+fn take_out(
+    lane: &mut List<Message>,
+    is_it: impl Fn(&Message) -> bool,
+    taken: &mut List<Message>,
+) {
+    let mut cursor = lane.cursor_front();
+    while let Some(next) = cursor.peek_next() {
+        if is_it(&next.arc()) {
+            taken.push_back(next.remove());
+        } else {
+            cursor.move_next();
+        }
     }
 }
