@@ -42,7 +42,7 @@ struct frame {
 };
 
 /* A bundle of as many as the library has in one. */
-#define PARTS 117
+#define PARTS 57
 
 struct part {
 	uint32_t length;

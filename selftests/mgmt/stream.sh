@@ -123,7 +123,7 @@ bundled() {
 	wait $! || status=$?
 	perfect "$1" "$report" "$status" "$count"
 	check "they were few messages on the way" \
-		eval "(($(counter "$G1" rx_messages) - before < count / 50))"
+		eval "(($(counter "$G1" rx_messages) - before < count / 20))"
 	rm -f "$report"
 }
 
