@@ -85,7 +85,7 @@ enum Connection {
     None,
     /// The rings are published, under this session number; the backend has not taken them yet.
     Offered(Arc<Link>, Channel, u32, Offer),
-    Up(Arc<Link>, #[allow(dead_code)] Watch<Renamed>),
+    Up(Arc<Link>, Watch<Renamed>),
     /// Nothing moves any more, but the backend may still map the rings: kept until it has closed,
     /// since pages whose grants cannot be ended yet come back only slowly.
     Ending(#[allow(dead_code)] Channel),
@@ -289,18 +289,25 @@ impl FrontData {
     /// Stops, whatever the state, and keeps the rings.
     fn stop(&self, then: Then) {
         let mut state = self.state.lock();
-        let channel = match core::mem::replace(&mut *state, Connection::None) {
-            Connection::None => None,
-            Connection::Offered(_, channel, ..) => Some(channel),
-            Connection::Up(link, _) => match then {
-                Then::Park(rings) => link.park(&self.complaints, rings, PARK_UPLINK),
-                Then::End => link.close(&self.complaints),
-            },
-            Connection::Ending(channel) => Some(channel),
+        let (channel, watch) = match core::mem::replace(&mut *state, Connection::None) {
+            Connection::None => (None, None),
+            Connection::Offered(_, channel, ..) | Connection::Ending(channel) => {
+                (Some(channel), None)
+            }
+            Connection::Up(link, watch) => {
+                let channel = match then {
+                    Then::Park(rings) => link.park(&self.complaints, rings, PARK_UPLINK),
+                    Then::End => link.close(&self.complaints),
+                };
+                (channel, Some(watch))
+            }
         };
         if let Some(channel) = channel {
             *state = Connection::Ending(channel);
         }
+        drop(state);
+        // It ends when no watch is being told, and who is told of this device wants the state.
+        drop(watch);
     }
 
     /// Stops, whatever the state, and gives the rings up: the backend has closed, or never will.
