@@ -525,11 +525,7 @@ impl Inbox {
 }
 
 /// Moves the messages for which `is_it` says so.
-fn take_out(
-    lane: &mut List<Message>,
-    is_it: impl Fn(&Message) -> bool,
-    taken: &mut List<Message>,
-) {
+fn take_out(lane: &mut List<Message>, is_it: impl Fn(&Message) -> bool, taken: &mut List<Message>) {
     let mut cursor = lane.cursor_front();
     while let Some(next) = cursor.peek_next() {
         if is_it(&next.arc()) {

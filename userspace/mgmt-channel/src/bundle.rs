@@ -87,15 +87,12 @@ impl Bundle {
 }
 
 impl Message {
-    /// The messages of a bundle, in order. Anything else is returned: also what says that it is a
-    /// bundle and is none, as it came.
-    pub fn unbundle(self) -> std::result::Result<Vec<Message>, Message> {
+    /// The messages of a bundle, in order. `None` if it is no bundle, also if it says that it is.
+    pub fn unbundle(&self) -> Option<Vec<Message>> {
         if !self.header.flags.contains(Flags::BUNDLE) {
-            return Err(self);
+            return None;
         }
-        let Some(parts) = Parts::of(&self.payload) else {
-            return Err(self);
-        };
+        let parts = Parts::of(&self.payload)?;
         let mut header = self.header;
         header.flags = header.flags.without(Flags::BUNDLE);
         let message = |part: &[u8]| Message {
@@ -105,7 +102,7 @@ impl Message {
             },
             payload: part.to_vec(),
         };
-        Ok(parts.map(message).collect())
+        Some(parts.map(message).collect())
     }
 }
 
@@ -155,11 +152,11 @@ mod tests {
     #[test]
     fn what_is_no_bundle_is_given_as_it_came() {
         let plain = Message::data(to(), part_header(0).to_vec());
-        assert_eq!(plain.clone().unbundle(), Err(plain.clone()));
+        assert_eq!(plain.unbundle(), None);
         let mut wrong = Bundle::like(plain).take();
         for payload in [vec![], vec![1, 0, 0, 0], vec![0; 4 * MAX_PARTS + 4]] {
             wrong.payload = payload;
-            assert_eq!(wrong.clone().unbundle(), Err(wrong.clone()));
+            assert_eq!(wrong.unbundle(), None);
         }
     }
 }

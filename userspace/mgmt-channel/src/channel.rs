@@ -236,17 +236,14 @@ impl Channel {
             Some(message) => Some(message),
             None => self.recv_until(&mut incoming.buffer, Until::of(timeout))?,
         };
-        match next.map(Message::unbundle) {
-            None => Ok(None),
-            Some(Err(message)) => Ok(Some(message)),
-            Some(Ok(messages)) => {
-                let mut messages = VecDeque::from(messages);
-                let first = messages.pop_front();
-                messages.append(&mut incoming.backlog);
-                incoming.backlog = messages;
-                Ok(first)
-            }
-        }
+        let Some(messages) = next.as_ref().and_then(Message::unbundle) else {
+            return Ok(next);
+        };
+        let mut messages = VecDeque::from(messages);
+        let first = messages.pop_front();
+        messages.append(&mut incoming.backlog);
+        incoming.backlog = messages;
+        Ok(first)
     }
 
     /// Receives one message that is there already.

@@ -312,12 +312,12 @@ impl State {
             }
             Kind::Presence => self.tell(&message),
             _ => match message.unbundle() {
-                Ok(messages) => {
+                Some(messages) => {
                     for message in messages {
                         self.keep(Incoming::Message(message));
                     }
                 }
-                Err(message) => self.keep(Incoming::Message(message)),
+                None => self.keep(Incoming::Message(message)),
             },
         }
     }
