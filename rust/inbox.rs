@@ -34,6 +34,13 @@ pub(crate) const CAPACITY: Amount = Amount {
     messages: 4096,
 };
 
+/// What may wait at Dom-M's end of a link while any flow is held back: that it may go on again is said in
+/// the ring, which must be read for that.
+const LIMIT_WHILE_HELD: Amount = Amount {
+    bytes: 2 * CAPACITY.bytes,
+    messages: 2 * CAPACITY.messages,
+};
+
 /// What may wait at the guest's end of a link before that stops reading: eight times as much, which is
 /// twice what the guest's account has room for. Dom-M's end stops at [`CAPACITY`], so that of two ends
 /// to which much comes back at once, one reads on (`pure/tests/both_ends.rs`).
@@ -98,6 +105,11 @@ impl Queue {
     fn admits(&self, message: &Message) -> bool {
         let (more, bulk) = (message.amount(), message.class() == 0);
         self.held.admits(message.principal.id, more, bulk)
+    }
+
+    fn is_over_limit(&self) -> bool {
+        self.held.exceeds(self.limit)
+            && (self.held_back.is_empty() || self.held.exceeds(LIMIT_WHILE_HELD))
     }
 
     /// The class that the next message is of. Sets aside what has expired before it, and what is held
@@ -314,7 +326,7 @@ impl Inbox {
     fn note(&self, queue: &Queue) {
         let is_empty = queue.lanes.iter().all(List::is_empty);
         self.is_empty.store(is_empty, Relaxed);
-        self.is_over.store(queue.held.exceeds(queue.limit), Relaxed);
+        self.is_over.store(queue.is_over_limit(), Relaxed);
         let holds_back = !queue.held_back.is_empty();
         self.holds_back.store(holds_back, Relaxed);
     }
@@ -370,7 +382,7 @@ impl Inbox {
     /// As [`Inbox::call_when_room`], for a link whose own inbox this is and is over its limit.
     pub(crate) fn call_when_below_limit(&self, link: &Arc<Link>) {
         let mut queue = self.queue.lock();
-        if queue.open && queue.held.exceeds(queue.limit) {
+        if queue.open && queue.is_over_limit() {
             queue.stalled.add(link);
         } else {
             drop(queue);

@@ -267,15 +267,9 @@ class Stuck:
         settled(received)
         self.count = fill(self.above, numbered(app, vm(vm_id)), patience=3.0)
 
-    def end(self):
-        """Both ends at once."""
-        self.below.stdin.close()
-        self.above.close()
 
-
-@case(timeout=170)
-def both_ends_gone():
-    """Programs that send to each other and do not read go at both ends at once: the link goes on."""
+def both_ends_go(pause):
+    """Programs that send to each other and do not read go in Dom-M, and after a pause in the guest."""
     name = guests()[0]
     vm_id = mgmt.domid(name)
     # What is returned of two of them is more than a queue holds, at either end.
@@ -283,7 +277,10 @@ def both_ends_gone():
     with File("Lively") as lively, GuestFile(name, "Beside") as beside:
         stuck = [Stuck(name, app) for app in apps]
         for one in stuck:
-            one.end()
+            one.above.close()
+        time.sleep(pause)
+        for one in stuck:
+            one.below.stdin.close()
         begin = time.monotonic()
         passes(beside, lively, ("Lively", MVM_COMPONENT), "up")
         passes(lively, beside, ("Beside", vm(vm_id)), "down")
@@ -300,6 +297,18 @@ def both_ends_gone():
             with File(app) as above, GuestFile(name, app) as below:
                 passes(below, above, (app, MVM_COMPONENT), f"{app}, up")
                 passes(above, below, (app, vm(vm_id)), f"{app}, down")
+
+
+@case(timeout=170)
+def both_ends_gone():
+    """Programs that send to each other and do not read go at both ends at once: the link goes on."""
+    both_ends_go(0)
+
+
+@case(timeout=170)
+def one_end_gone_before_the_other():
+    """The same, but first those of Dom-M: what comes back to the guest finds no room there."""
+    both_ends_go(3 * mgmt.PATIENCE)
 
 
 @case(timeout=170)
