@@ -113,24 +113,25 @@ test_mixed_sizes_of_Dom_M_and_a_guest_to_a_guest() {
 	mixed "$G1" "vm:${DOMID[$G1]}" dom0 "$G2"
 }
 
-# bundled SIDE ADDRESS SENDER: many messages behind each header, received one by one.
+# bundled SIDE ADDRESS SENDER COUNTER: many messages behind each header, received one by one.
+# COUNTER is what Dom0 counts of that direction.
 bundled() {
 	local report status=0 before count=20000
 	report=$(mktemp)
-	before=$(counter "$G1" rx_messages)
+	before=$(counter "$G1" "$4")
 	run_on "$1" "mgmt-test --timeout $TIME sink Bundles --count $count --linger 100" >"$report" 2>&1 &
 	check "flood of $3" run_on "$3" "mgmt-test --timeout $TIME flood --to Bundles@$2 --count $count --bundle"
 	wait $! || status=$?
 	perfect "$1" "$report" "$status" "$count"
 	check "they were few messages on the way" \
-		eval "(($(counter "$G1" rx_messages) - before < count / 20))"
+		eval "(($(counter "$G1" "$4") - before < count / 20))"
 	rm -f "$report"
 }
 
 test_bundles_both_ways_between_guest_and_Dom_M() {
 	ready
-	bundled dom0 mvm "$G1"
-	bundled "$G1" "vm:${DOMID[$G1]}" dom0
+	bundled dom0 mvm "$G1" rx_messages
+	bundled "$G1" "vm:${DOMID[$G1]}" dom0 tx_messages
 }
 
 ktap_main "$@"

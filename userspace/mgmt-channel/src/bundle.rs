@@ -47,6 +47,7 @@ impl Bundle {
     /// kind data and not part of them.
     pub fn like(mut message: Message) -> Self {
         message.payload.clear();
+        message.header.app_header_length = 0;
         message.header.flags = message.header.flags.union(Flags::BUNDLE);
         Self { message, parts: 0 }
     }
@@ -95,6 +96,7 @@ impl Message {
         let parts = Parts::of(&self.payload)?;
         let mut header = self.header;
         header.flags = header.flags.without(Flags::BUNDLE);
+        header.app_header_length = 0;
         let message = |part: &[u8]| Message {
             header: crate::Header {
                 length: part.len() as u32,
@@ -109,7 +111,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AppId, Component};
+    use crate::{AppId, Component, Kind};
 
     fn to() -> Address {
         Address::new(Component::Mvm, AppId::new(b"Telemetry").unwrap())
@@ -117,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_was_bundled_comes_out() {
-        let mut like = Message::data(to(), b"not of it".to_vec());
+        let mut like = Message::with_app_header(Kind::Data, to(), b"not", b"of it");
         (like.header.priority, like.header.deadline_ms) = (70, 900);
         let mut bundle = Bundle::like(like.clone());
         assert!(bundle.is_empty() && bundle.has_room(1 << 20));
@@ -129,6 +131,7 @@ mod tests {
         assert_eq!(got.len(), payloads.len());
         for (message, payload) in got.iter().zip(payloads) {
             let mut expected = like.clone();
+            expected.header.app_header_length = 0;
             expected.header.length = payload.len() as u32;
             expected.payload = payload;
             assert_eq!(*message, expected);
