@@ -11,7 +11,7 @@
 use mgmt_pure::{
     pure::{
         flow::{before, Before, Flow, Held, Note, Told, MAX_FLOWS},
-        quota::{Amount, Division, NoMemory, Shares},
+        quota::{Amount, Division},
     },
     wire::{Address, AppId, Component, Header, Kind},
 };
@@ -28,27 +28,6 @@ const APPS: usize = 4;
 
 const BRIDGE: u64 = 0;
 const LINK: u64 = 1;
-
-struct Map(BTreeMap<u64, Amount>);
-
-impl Shares<u64> for Map {
-    fn get(&self, sender: u64) -> Option<Amount> {
-        self.0.get(&sender).copied()
-    }
-
-    fn get_mut(&mut self, sender: u64) -> Option<&mut Amount> {
-        self.0.get_mut(&sender)
-    }
-
-    fn insert(&mut self, sender: u64, share: Amount) -> Result<(), NoMemory> {
-        self.0.insert(sender, share);
-        Ok(())
-    }
-
-    fn remove(&mut self, sender: u64) {
-        self.0.remove(&sender);
-    }
-}
 
 fn room(messages: u32) -> Amount {
     Amount {
@@ -92,7 +71,7 @@ struct Inbox {
     lane: VecDeque<Message>,
     held: Vec<Held>,
     behind: VecDeque<Message>,
-    room: Division<u64, Map>,
+    room: Division<u64, BTreeMap<u64, Amount>>,
 }
 
 impl Inbox {
@@ -101,7 +80,7 @@ impl Inbox {
             lane: VecDeque::new(),
             held: Vec::new(),
             behind: VecDeque::new(),
-            room: Division::new(room(CAPACITY), Map(BTreeMap::new())),
+            room: Division::new(room(CAPACITY), BTreeMap::new()),
         }
     }
 

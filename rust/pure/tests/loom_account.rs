@@ -21,33 +21,12 @@ use loom::{
 };
 use mgmt_pure::pure::{
     account::{Account as Books, Limits, Owner},
-    quota::{Amount, Division, NoMemory, Shares},
+    quota::{Amount, Division},
 };
 use std::collections::BTreeMap;
 
 /// Preemptions that are explored at most, in one run of the model.
 const PREEMPTIONS: usize = 3;
-
-struct Map<S>(BTreeMap<S, Amount>);
-
-impl<S: Ord + Copy> Shares<S> for Map<S> {
-    fn get(&self, sender: S) -> Option<Amount> {
-        self.0.get(&sender).copied()
-    }
-
-    fn get_mut(&mut self, sender: S) -> Option<&mut Amount> {
-        self.0.get_mut(&sender)
-    }
-
-    fn insert(&mut self, sender: S, share: Amount) -> Result<(), NoMemory> {
-        self.0.insert(sender, share);
-        Ok(())
-    }
-
-    fn remove(&mut self, sender: S) {
-        self.0.remove(&sender);
-    }
-}
 
 const MESSAGE: Amount = Amount::message(1);
 
@@ -68,7 +47,7 @@ struct Account {
 }
 
 struct State {
-    books: Books<Map<Owner>>,
+    books: Books<BTreeMap<Owner, Amount>>,
     waiting: u32,
 }
 
@@ -88,7 +67,7 @@ impl Account {
         };
         Arc::new(Self {
             state: Mutex::new(State {
-                books: Books::new(Owner::Uid(0), limits, Map(BTreeMap::new())),
+                books: Books::new(Owner::Uid(0), limits, BTreeMap::new()),
                 waiting: 0,
             }),
             room: Condvar::new(),
@@ -145,7 +124,7 @@ struct Queue {
     open: bool,
     /// Who sent each message.
     messages: Vec<u32>,
-    held: Division<u32, Map<u32>>,
+    held: Division<u32, BTreeMap<u32, Amount>>,
 }
 
 impl Inbox {
@@ -154,7 +133,7 @@ impl Inbox {
             queue: Mutex::new(Queue {
                 open: true,
                 messages: Vec::new(),
-                held: Division::new(capacity, Map(BTreeMap::new())),
+                held: Division::new(capacity, BTreeMap::new()),
             }),
             room: Condvar::new(),
             readable: Condvar::new(),
