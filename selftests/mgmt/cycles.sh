@@ -160,23 +160,30 @@ test_grants_mappings_event_channels_and_nodes_are_as_before() {
 }"
 }
 
-# growth DOMAIN: every cache and the memory must have grown by less than half a
-# unit for each cycle.
+# growth DOMAIN: no cache, nor the memory, has grown by half a unit for each cycle.
+# What has is looked at again after as many more cycles: a leak grows on, what the
+# kernel keeps once does not.
 growth() {
-	grown "$1" 2 >"$WORK/growth" || grown "$1" 8 >"$WORK/growth"
-	local status=$?
-	cat "$WORK/growth"
-	return $status
+	grown "$1" before after 2 "$(cycles_of "$1")" || grown "$1" before after 8 "$(cycles_of "$1")" || {
+		echo "once more"
+		[[ $(again "$1") == "$PER_GUEST cycles" ]] && grown "$1" after later 8 "$PER_GUEST"
+	}
 }
 
-# grown DOMAIN LOOKS
+# again DOMAIN
+again() {
+	case $1 in
+	dom0) front_cycles "$G1" "$PER_GUEST" ;;
+	*) front_cycles "$1" "$PER_GUEST" ;;
+	esac
+}
+
+# grown DOMAIN FROM TO LOOKS CYCLES: looks at what is there now, TO, and compares.
 grown() {
-	local cycles
-	cycles=$(cycles_of "$1")
-	memory "$1" "$2" >"$WORK/memory.$1.after"
-	join "$WORK/memory.$1.before" "$WORK/memory.$1.after" | awk -v cycles="$cycles" -v noise=$((CYCLES < 1000 ? 4096 : 0)) '
+	memory "$1" "$4" >"$WORK/memory.$1.$3"
+	join "$WORK/memory.$1.$2" "$WORK/memory.$1.$3" | awk -v cycles="$5" -v noise=$((CYCLES < 1000 ? 4096 : 0)) '
 		{ by = $3 - $2; limit = ($1 == "memory") ? cycles * 2 + noise : cycles / 2
-		  if (by > limit) { print "FAIL", $1, "from", $2, "to", $3, "in", cycles, "cycles"; bad = 1 }
+		  if (by > limit) { print "grown:", $1, "from", $2, "to", $3, "in", cycles, "cycles"; bad = 1 }
 		  if ($1 == "memory") mem = by; else if (by > most) { most = by; which = $1 } }
 		END { printf "memory grew by %d KiB, %s by %d objects, in %d cycles\n", mem, which, most, cycles; exit bad }'
 }

@@ -99,8 +99,9 @@ def sensors():
         if not number:
             continue
         reading = re.match(r"-?[\d.]+", ours[name])
-        # The lab's power has noise.
-        check(reading and abs(float(reading[0]) - float(number[0])) <= 6, f"{name}: {ours[name]}, but {value}")
+        # They are of different moments: the lab's power has noise, which its fan follows.
+        tolerance = max(6, float(number[0]) / 10)
+        check(reading and abs(float(reading[0]) - float(number[0])) <= tolerance, f"{name}: {ours[name]}, but {value}")
 
 
 @any_case
