@@ -7,6 +7,7 @@
 //! Initialising, InitWait
 //!               any but InitWait -> park                          -> InitWait
 //! Initialised   InitWait         -> map the rings, start          -> Connected
+//!                                   or they are not there any more -> InitWait
 //! Initialised   Connected, with other rings -> park, as above      -> InitWait, Connected
 //! Closing       any but InitWait -> stop                          -> Closing
 //! Closed        any but InitWait -> stop, leave if not online     -> Closed
@@ -229,7 +230,14 @@ impl BackData {
                 error,
                 c"the frontend failed too often: closed until it is attached anew",
             );
-            dev.switch_state(State::Closed)?;
+            return dev.switch_state(State::Closed);
+        }
+        // The kernel starts to close a device of which it cannot map a grant. Where the rings were just
+        // given up, others follow.
+        let is_withdrawn = read_u32(dev.otherend()?, c"state")
+            .is_ok_and(|state| state != State::Initialised.number());
+        if is_withdrawn && dev.state() != State::InitWait && dev.is_online() {
+            self.publish(dev)?;
         }
         Ok(())
     }

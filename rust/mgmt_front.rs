@@ -362,6 +362,11 @@ impl Driver for Front {
             // The backend still says goodbye to an earlier incarnation of this end.
             State::Closing | State::Closed if is_starting(dev) => Ok(()),
             State::Closing | State::Closed => {
+                if dev.state() == State::Initialised {
+                    // So that a new backend does not take rings that are about to go. Nothing to do
+                    // if it cannot be written: `Closed` follows.
+                    let _ = dev.switch_state(State::Closing);
+                }
                 if state == State::Closing {
                     data.stop(when_closed(dev));
                 } else {
