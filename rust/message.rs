@@ -108,6 +108,11 @@ impl Draft {
         Arc::into_unique_or_drop(message.into_arc()).map(Self)
     }
 
+    /// Whether it has memory beside its own.
+    pub(crate) fn is_large(&self) -> bool {
+        self.bytes.is_outside()
+    }
+
     fn clear(&mut self) {
         let message = self.0.as_mut().project();
         message.bytes.clear();

@@ -18,6 +18,9 @@ use kernel::{
 /// So many lie in the object itself: with the rest of a message, 512 bytes.
 pub(crate) const WITHIN: usize = 384;
 
+/// Most that is kept of the memory that is not in the object: what a bundle of the library takes.
+const KEPT: usize = 8192;
+
 /// Bytes to which more are appended, as far as there is room.
 ///
 /// # Invariants
@@ -75,10 +78,12 @@ impl Bytes {
         })
     }
 
-    /// Drops them, and memory that is not in the object.
+    /// Drops them, and memory that is not in the object, if that is much.
     pub(crate) fn clear(&mut self) {
         self.length = 0;
-        if self.is_outside() {
+        if self.outside.capacity() <= KEPT {
+            self.outside.clear();
+        } else {
             self.outside = KVVec::new();
         }
     }
@@ -132,7 +137,14 @@ impl Bytes {
         self.outside.truncate(length);
     }
 
-    fn is_outside(&self) -> bool {
+    /// Drops them, and memory that is not in the object.
+    pub(crate) fn shrink(&mut self) {
+        self.length = 0;
+        self.outside = KVVec::new();
+    }
+
+    /// Whether there is memory that is not in the object.
+    pub(crate) fn is_outside(&self) -> bool {
         self.outside.capacity() != 0
     }
 

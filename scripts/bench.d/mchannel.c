@@ -32,9 +32,10 @@ struct header {
 	uint32_t deadline_ms, epoch;
 	uint8_t reserved[24];
 	struct address source, destination;
-};
+} __attribute__((packed, aligned(4)));
 
 _Static_assert(sizeof(struct header) == MGMT_HEADER_LEN, "the header's length");
+_Static_assert(sizeof(struct address) == 64, "the address's length");
 
 struct frame {
 	struct header header;
@@ -42,17 +43,20 @@ struct frame {
 };
 
 /* A bundle of as many as the library has in one. */
-#define PARTS 57
+#define PARTS 117
 
 struct part {
 	uint32_t length;
 	struct message message;
-};
+} __attribute__((packed, aligned(4)));
 
 struct bundle {
 	struct header header;
 	struct part parts[PARTS];
 };
+
+_Static_assert(sizeof(struct bundle) == MGMT_HEADER_LEN + PARTS * (4 + sizeof(struct message)),
+	       "nothing between the parts, nor behind them");
 
 /* Most bundles of one exchange. */
 #define BUNDLES (STREAM / PARTS)

@@ -47,9 +47,9 @@ struct transport {
 	unsigned int (*stream)(const struct message *out, unsigned int count, struct message *in);
 };
 
-/* Most messages of one exchange, and of one part of a stream: eight bundles of the M-channel's. */
+/* Most messages of one exchange, and of one part of a stream: four bundles of the M-channel's. */
 #define BATCH 32
-#define STREAM (8 * 57)
+#define STREAM (4 * 117)
 
 extern const struct transport mchannel, vchan, tcp, event;
 

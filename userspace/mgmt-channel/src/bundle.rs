@@ -5,9 +5,9 @@
 use crate::{Address, Flags, HEADER_LEN, Message};
 use mgmt_wire::{MAX_PARTS, PART_HEADER_LEN, Parts, part_header};
 
-/// Bytes of a bundle's parts with their lengths: with its header, 4 KiB. More makes it no faster, as
-/// larger memory costs the kernel more. One message alone may have more.
-pub const BUNDLE_BYTES: usize = 4096 - HEADER_LEN;
+/// Bytes of a bundle's parts with their lengths: with its header, 8 KiB, a quarter of a ring. More goes in
+/// pages that are lent, which is slower. One message alone may have more.
+pub const BUNDLE_BYTES: usize = 8192 - HEADER_LEN;
 
 /// Messages of kind data to one receiver that are sent as one, and received one by one: a bridge does
 /// once what it does for each message, and a stream of small ones is some ten times as fast.
