@@ -195,6 +195,18 @@ def python_agent():
         equal("what comes back", ("undeliverable", mine), back and (back.event, back.id))
 
 
+@case(timeout=30)
+def python_bundle():
+    """Messages that a program in Python sends as one are received one by one, in order."""
+    mc = python()
+    payloads = [bytes([n]) * (n % 7) for n in range(100)]
+    with mc.Endpoint("PyMany") as sender, mc.Endpoint("PyEach") as receiver:
+        sender.send("PyEach@self", mc.bundle(payloads), flags=mc.BUNDLE)
+        came = [receiver.recv(10) for _ in payloads]
+        equal("payloads", payloads, [message and message.payload for message in came])
+        check(receiver.recv(0.2) is None, "one too many")
+
+
 @case(timeout=120)
 def module_reload():
     """An endpoint gives its device back, the module is loaded anew, and it goes on."""
