@@ -20,6 +20,7 @@ use crate::{
         route::Above, //
     },
     report,
+    spares::Spares,
     trace::{trace, Point},
     wire::{
         Address, AppId, Component, Header, Reason, Serial, ADDRESS_LEN, APP_ID_LEN, COMPONENT_LEN,
@@ -100,7 +101,7 @@ impl MgmtFile {
         let len = iov.len();
         let port = self.port()?;
         let mut draft = port.draft(GFP_KERNEL_ACCOUNT)?;
-        let mut header = take(&mut draft, iov)?;
+        let mut header = take(&mut draft, iov, &self.bridge.spares)?;
         check_written(&header)?;
         port.send(&mut header, draft, GFP_KERNEL, Full::unless(nonblock))?;
         Ok(len)
@@ -338,7 +339,8 @@ fn send_next(port: &Port, from: &mut Span, full: Full) -> Result {
     check_length(&header, length)?;
     if !draft.has_payload(length) {
         let start = start.wrapping_byte_add(HEADER_LEN);
-        draft.take_payload(&mut UserSlice::new(start, length).reader(), length)?;
+        let mut user = UserSlice::new(start, length).reader();
+        draft.take_payload(&mut user, length, port.spares())?;
     }
     port.send(&mut header, draft, GFP_KERNEL, full)?;
     from.advance(HEADER_LEN + length);
@@ -372,7 +374,7 @@ fn read_fabric(fabric: &Fabric, iov: &mut IovIterDest<'_>) -> Result<usize> {
 }
 
 /// Takes a whole message, if its header passes. Returns that.
-fn take(draft: &mut Draft, iov: &mut IovIterSource<'_>) -> Result<Header> {
+fn take(draft: &mut Draft, iov: &mut IovIterSource<'_>, spares: &Spares) -> Result<Header> {
     let length = iov.len().checked_sub(HEADER_LEN).ok_or(EINVAL)?;
     if Draft::is_small(length) {
         draft.take_small(iov, length)?;
@@ -383,7 +385,7 @@ fn take(draft: &mut Draft, iov: &mut IovIterSource<'_>) -> Result<Header> {
     let header = draft.stamped();
     check_length(&header, length)?;
     if !draft.has_payload(length) {
-        draft.take_payload(iov, length)?;
+        draft.take_payload(iov, length, spares)?;
     }
     Ok(header)
 }
@@ -450,7 +452,7 @@ impl MiscDevice for MgmtFile {
         if let Some(fabric) = file.fabric.as_ref() {
             let len = iov.len();
             let mut draft = Draft::new(fabric.principal, GFP_KERNEL_ACCOUNT)?;
-            take(&mut draft, iov)?;
+            take(&mut draft, iov, &file.bridge.spares)?;
             fabric.write(draft)?;
             return Ok(len);
         }

@@ -792,7 +792,8 @@ impl Link {
         let Ok(mut draft) = self.bridge.spares.take(self.principal, GFP_ATOMIC) else {
             return Ok(Found::NoMemory);
         };
-        if draft.bytes().reserve(length, GFP_ATOMIC).is_err() {
+        let room = self.bridge.spares.make_room(&mut draft, length, GFP_ATOMIC);
+        if room.is_err() {
             return Ok(Found::NoMemory);
         }
         // What is before a large message is given back before that is copied.

@@ -10,6 +10,7 @@ use crate::{
         large::MAX_INLINE,
         quota::Amount, //
     },
+    spares::Spares,
     wire::{Header, Stamp, WireError, DEADLINE_AT, HEADER_LEN},
     xen::{
         bytes::{self, Bytes, Source, WITHIN},
@@ -96,21 +97,17 @@ impl Draft {
         Ok(Self(message))
     }
 
-    /// The memory of a message that nobody has any more.
-    pub(crate) fn emptied(message: ListArc<Message>) -> Option<Self> {
+    /// The memory of a message that nobody has any more, and what of it is not in the object.
+    pub(crate) fn emptied(message: ListArc<Message>) -> Option<(Self, Option<KVVec<u8>>)> {
         let mut draft = Self::whole(message)?;
+        let outside = draft.bytes().take_outside();
         draft.clear();
-        Some(draft)
+        Some((draft, outside))
     }
 
     /// A message that nobody has any more but who gives it.
     pub(crate) fn whole(message: ListArc<Message>) -> Option<Self> {
         Arc::into_unique_or_drop(message.into_arc()).map(Self)
-    }
-
-    /// Whether it has memory beside its own.
-    pub(crate) fn is_large(&self) -> bool {
-        self.bytes.is_outside()
     }
 
     fn clear(&mut self) {
@@ -199,10 +196,15 @@ impl Draft {
     }
 
     /// Takes the payload, of this length, from a program.
-    pub(crate) fn take_payload(&mut self, source: &mut impl Source, length: usize) -> Result {
+    pub(crate) fn take_payload(
+        &mut self,
+        source: &mut impl Source,
+        length: usize,
+        spares: &Spares,
+    ) -> Result {
         let gfp = GFP_KERNEL_ACCOUNT;
         if length <= MAX_INLINE {
-            self.bytes().reserve(HEADER_LEN + length, gfp)?;
+            spares.make_room(self, HEADER_LEN + length, gfp)?;
             return self.bytes().take(source, length);
         }
         let mut pages = PageBuffer::zeroed(length, gfp)?;

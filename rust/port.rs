@@ -8,6 +8,7 @@ use crate::{
     mcb::{check_written, Bind, Bridge, Endpoint, Prepared, Refused, Target},
     message::{Draft, Message},
     pure::large::MAX_PAYLOAD,
+    spares::Spares,
     trace::{is_traced, trace, Point},
     wire::{Header, Reason, WireError, HEADER_LEN}, //
 };
@@ -62,6 +63,11 @@ impl Port {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// Memory of messages, for the next ones.
+    pub(crate) fn spares(&self) -> &Spares {
+        &self.bridge.spares
     }
 
     /// A message that is to be sent, still without content.

@@ -15,9 +15,12 @@ use kernel::{
 
 /// As many as a link moves before others get their turn, in each direction.
 const MAX: usize = 128;
-/// So many of them may have more memory than their own: as many large bundles as two rings hold, and
-/// as many on their way to who reads them; 256 KiB.
-const MAX_LARGE: usize = 32;
+/// Bytes of a buffer for a message that is larger than its object: a bundle of the library, with its
+/// header. What is smaller than half of it gets memory of its own size: what is charged for a message
+/// that waits is its length.
+const BUFFER: usize = 8192;
+/// Most buffers that are kept, 256 KiB: what two links have in their rings, and as much on its way.
+const MAX_BUFFERS: usize = 32;
 
 #[pin_data]
 pub(crate) struct Spares {
@@ -27,8 +30,7 @@ pub(crate) struct Spares {
 
 struct Kept {
     drafts: KVec<Draft>,
-    /// How many of them are large.
-    large: usize,
+    buffers: KVec<KVVec<u8>>,
 }
 
 impl Spares {
@@ -37,7 +39,7 @@ impl Spares {
             kept <- new_spinlock_bh!(
                 Kept {
                     drafts: KVec::with_capacity(MAX, GFP_KERNEL)?,
-                    large: 0,
+                    buffers: KVec::with_capacity(MAX_BUFFERS, GFP_KERNEL)?,
                 },
                 "mgmt_spares"
             ),
@@ -46,7 +48,8 @@ impl Spares {
 
     /// A message of this sender, without content.
     pub(crate) fn take(&self, sender: Principal, gfp: Flags) -> Result<Draft> {
-        match self.pop() {
+        let spare = self.kept.lock().drafts.pop();
+        match spare {
             Some(mut draft) => {
                 draft.set_principal(sender);
                 Ok(draft)
@@ -55,27 +58,38 @@ impl Spares {
         }
     }
 
-    fn pop(&self) -> Option<Draft> {
-        let mut kept = self.kept.lock();
-        let draft = kept.drafts.pop()?;
-        kept.large -= usize::from(draft.is_large());
-        Some(draft)
+    /// Makes room in a message for so many bytes in all.
+    #[inline]
+    pub(crate) fn make_room(&self, draft: &mut Draft, length: usize, gfp: Flags) -> Result {
+        if !(BUFFER / 2 + 1..=BUFFER).contains(&length) {
+            return Ok(draft.bytes().reserve(length, gfp)?);
+        }
+        self.give_buffer(draft, gfp)
+    }
+
+    fn give_buffer(&self, draft: &mut Draft, gfp: Flags) -> Result {
+        let kept = self.kept.lock().buffers.pop();
+        let buffer = match kept {
+            Some(buffer) => buffer,
+            None => KVVec::with_capacity(BUFFER, gfp)?,
+        };
+        Ok(draft.bytes().move_to(buffer, gfp)?)
     }
 
     /// A message was delivered.
     pub(crate) fn put(&self, message: ListArc<Message>) {
-        let Some(mut draft) = Draft::emptied(message) else {
+        let Some((draft, outside)) = Draft::emptied(message) else {
             return;
         };
         let mut kept = self.kept.lock();
-        if kept.drafts.len() == MAX {
-            return;
+        // There is room for them.
+        if kept.drafts.len() < MAX {
+            let _ = kept.drafts.push(draft, GFP_ATOMIC);
         }
-        if draft.is_large() && kept.large == MAX_LARGE {
-            draft.bytes().shrink();
+        if let Some(buffer) = outside {
+            if buffer.capacity() == BUFFER && kept.buffers.len() < MAX_BUFFERS {
+                let _ = kept.buffers.push(buffer, GFP_ATOMIC);
+            }
         }
-        kept.large += usize::from(draft.is_large());
-        // There is room for it.
-        let _ = kept.drafts.push(draft, GFP_ATOMIC);
     }
 }

@@ -5,7 +5,7 @@
 
 use core::{
     convert::Infallible,
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     slice, //
 };
 use kernel::{
@@ -17,9 +17,6 @@ use kernel::{
 
 /// So many lie in the object itself: with the rest of a message, 512 bytes.
 pub(crate) const WITHIN: usize = 384;
-
-/// Most that is kept of the memory that is not in the object: what a bundle of the library takes.
-const KEPT: usize = 8192;
 
 /// Bytes to which more are appended, as far as there is room.
 ///
@@ -78,14 +75,15 @@ impl Bytes {
         })
     }
 
-    /// Drops them, and memory that is not in the object, if that is much.
+    /// Drops them, and memory that is not in the object.
     pub(crate) fn clear(&mut self) {
+        drop(self.take_outside());
+    }
+
+    /// Drops them, and returns the memory that is not in the object, if there is any.
+    pub(crate) fn take_outside(&mut self) -> Option<KVVec<u8>> {
         self.length = 0;
-        if self.outside.capacity() <= KEPT {
-            self.outside.clear();
-        } else {
-            self.outside = KVVec::new();
-        }
+        self.is_outside().then(|| mem::take(&mut self.outside))
     }
 
     /// Makes room for so many in all.
@@ -93,7 +91,16 @@ impl Bytes {
         if length <= WITHIN || length <= self.outside.capacity() {
             return Ok(());
         }
-        let mut outside = KVVec::with_capacity(length, flags)?;
+        self.move_to(KVVec::with_capacity(length, flags)?, flags)
+    }
+
+    /// Moves them to this memory.
+    pub(crate) fn move_to(
+        &mut self,
+        mut outside: KVVec<u8>,
+        flags: Flags,
+    ) -> Result<(), AllocError> {
+        outside.clear();
         outside.extend_from_slice(self, flags)?;
         self.outside = outside;
         Ok(())
@@ -137,14 +144,7 @@ impl Bytes {
         self.outside.truncate(length);
     }
 
-    /// Drops them, and memory that is not in the object.
-    pub(crate) fn shrink(&mut self) {
-        self.length = 0;
-        self.outside = KVVec::new();
-    }
-
-    /// Whether there is memory that is not in the object.
-    pub(crate) fn is_outside(&self) -> bool {
+    fn is_outside(&self) -> bool {
         self.outside.capacity() != 0
     }
 
