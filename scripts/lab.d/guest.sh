@@ -112,7 +112,7 @@ create() {
 		type = "$type"
 		kernel = "/lab/boot/vmlinux"
 		ramdisk = "/lab/boot/guest.img"
-		extra = "console=hvc0 loglevel=5 clocksource=xen tsc=unstable $LAB_GUEST_ARGS lab.name=$name $extra"
+		extra = "console=hvc0 loglevel=5 clocksource=xen tsc=unstable damon_stat.enabled=N $LAB_GUEST_ARGS lab.name=$name $extra"
 		memory = $((mem * LAB_ROOM))
 		vcpus = $vcpus
 		on_crash = "preserve"

@@ -145,7 +145,7 @@ class Host:
         if a.vcpus == 1:
             xen.append("dom0_vcpus_pin")
         # The serial line is slow: warnings go there, all comes over the log port.
-        linux = ["console=hvc0", "loglevel=5", "clocksource=xen", "tsc=unstable", "panic=-1"]
+        linux = ["console=hvc0", "loglevel=5", "clocksource=xen", "tsc=unstable", "damon_stat.enabled=N", "panic=-1"]
         # In QEMU's -initrd a comma ends the module.
         if a.cpu_args:
             cpu += f",{a.cpu_args}"
