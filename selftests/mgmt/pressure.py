@@ -292,6 +292,8 @@ def both_ends_go(pause):
         for one in stuck:
             one.below.wait(30)
         check(mgmt.until(lambda: lively.link(vm_id)["queued_messages"] == 0, 10), "something waits still")
+        # Nor does anything come back to these names any more.
+        settled(lambda: lively.link(vm_id)["rx_messages"])
         # They are back, and talk.
         for app in apps:
             with File(app) as above, GuestFile(name, app) as below:
