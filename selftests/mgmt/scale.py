@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Sixteen guests at once: all can talk, none loses, and what one's messages cost stays as it was.
 
-The lab needs memory for those that it has not started: scripts/lab test --spare-mem 2200 scale.
-With --icount its times are instructions, and do not depend on what else the host does.
+The lab needs memory for those that it has not started: scripts/lab test --spare-mem 2300 scale.
 """
 
 import collections
