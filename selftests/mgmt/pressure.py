@@ -268,12 +268,14 @@ class Stuck:
         self.count = fill(self.above, numbered(app, vm(vm_id)), patience=3.0)
 
 
-def both_ends_go(pause):
-    """Programs that send to each other and do not read go in Dom-M, and after a pause in the guest."""
+def both_ends_go(pause, *apps):
+    """Programs that send to each other and do not read go in Dom-M, and after a pause in the guest.
+
+    What is returned of two of them is more than a queue holds, at either end. The names are new: what
+    read under them before may have them bound for a second yet (see GuestFile).
+    """
     name = guests()[0]
     vm_id = mgmt.domid(name)
-    # What is returned of two of them is more than a queue holds, at either end.
-    apps = ("Doomed", "Condemned")
     with File("Lively") as lively, GuestFile(name, "Beside") as beside:
         stuck = [Stuck(name, app) for app in apps]
         for one in stuck:
@@ -304,13 +306,13 @@ def both_ends_go(pause):
 @case(timeout=170)
 def both_ends_gone():
     """Programs that send to each other and do not read go at both ends at once: the link goes on."""
-    both_ends_go(0)
+    both_ends_go(0, "Doomed", "Condemned")
 
 
 @case(timeout=170)
 def one_end_gone_before_the_other():
     """The same, but first those of Dom-M: what comes back to the guest finds no room there."""
-    both_ends_go(3 * mgmt.PATIENCE)
+    both_ends_go(3 * mgmt.PATIENCE, "Orphan", "Widow")
 
 
 @case(timeout=170)
