@@ -24,7 +24,8 @@
 # Makefile lists its tests in TEST_PROGS and TEST_PROGS_EXTENDED, unless
 # kselftest-list.txt and kselftest-list-extended.txt (made by `make install`)
 # do. A collection's `settings` has timeout=N and
-# timeout.TEST=N, in seconds. Status 4 of a test says that it was skipped.
+# timeout.TEST=N, in seconds. Status 4 of a test says that it was skipped. The
+# kernel's log says which test begins.
 #
 # Exit status: 0 if all passed or were skipped, 1 if one failed, 2 usage.
 set -u
@@ -211,6 +212,7 @@ for test in "${tests[@]}"; do
 	fi
 	echo "# timeout set to $limit"
 	echo "# $label"
+	echo "<6>$label" 2>/dev/null >/dev/kmsg || :
 	start=$SECONDS
 	log=$work/log
 	[[ ! $logdir ]] || log=$logdir/$test
