@@ -130,6 +130,8 @@ struct Guest {
     cap: u32,
     /// A toolstack call is under way: decide when its effect is there.
     pending: bool,
+    /// It was asked for under earlier settings.
+    outdated: bool,
     last_report: Option<Instant>,
     /// When its state was last asked for, or taking it over last tried.
     last_read: Instant,
@@ -173,10 +175,11 @@ impl PowerBroker {
     /// Goes on with other settings, for the guests that it manages too.
     pub fn reconfigure(&mut self, config: Config) {
         for (&domain, guest) in &mut self.guests {
+            // A toolstack call that is under way is taken in first.
+            guest.outdated |= guest.pending;
             let Some(vm) = &mut guest.vm else { continue };
             *vm = config.policy.vm(config.nearest(guest.cap));
             let cap = config.states[vm.state];
-            // A toolstack call that is under way is taken in first; the policy goes on from there.
             if config.mode == Mode::Active && cap != guest.cap && !guest.pending {
                 guest.pending = true;
                 self.actuation.set(domain, cap, "other settings");
@@ -302,6 +305,12 @@ impl PowerBroker {
                     let state = self.config.nearest(cap);
                     let vm = guest.vm.get_or_insert_with(|| self.config.policy.vm(state));
                     vm.state = state;
+                    let near = self.config.states[state];
+                    let outdated = std::mem::take(&mut guest.outdated);
+                    if outdated && self.config.mode == Mode::Active && near != cap {
+                        guest.pending = true;
+                        self.actuation.set(domain, near, "other settings");
+                    }
                 }
                 // It is as it was: decide from there.
                 Err(CapError::Withheld(why)) => {
@@ -382,6 +391,7 @@ impl Broker for PowerBroker {
                 vm: None,
                 cap: 0,
                 pending: true,
+                outdated: false,
                 last_report: None,
                 last_read: now,
             },

@@ -186,6 +186,22 @@ fn other_settings_hold_at_once() {
 }
 
 #[test]
+fn other_settings_hold_for_who_was_being_taken_over() {
+    let mut test = Test::new(
+        config(Mode::Active, StartState::Lowest),
+        Platform::default(),
+    );
+    let agent = vm(OURS, 3);
+    assert!(test.establish(agent));
+    test.broker.reconfigure(Config {
+        states: vec![33, 66],
+        ..config(Mode::Active, StartState::Lowest)
+    });
+    test.expect_cap(3, 33);
+    assert_eq!(test.platform.0.lock().unwrap().sets, [(3, 20), (3, 33)]);
+}
+
+#[test]
 fn only_guests_of_this_platform_are_managed() {
     let mut test = Test::new(
         config(Mode::Active, StartState::Lowest),
