@@ -19,8 +19,8 @@
 //!
 //! Any other state of the other end changes nothing: it may show any state at any time.
 //!
-//! A frontend whose offers fail too often finds this end `Closed`, and nothing that it does changes
-//! that: the toolstack has to make the device anew.
+//! A frontend whose offers fail too often finds this end `Closed`, or `Closing` where that is its own
+//! word, and nothing else: the toolstack has to make the device anew.
 
 use crate::{
     account::Holding,

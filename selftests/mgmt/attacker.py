@@ -23,7 +23,7 @@ KNOBS = {"order": 3, "grants": 0, "grantee": 0, "port": 0xFFFFFFFF, "stop": 0, "
 READONLY, OTHER, SAME, GONE, SWAPPED = 1, 2, 3, 4, 5
 SILENT, NODES, OFFERED = 1, 2, 3
 
-INITIALISED, CONNECTED, CLOSED = "3", "4", "6"
+INITIALISED, CONNECTED, CLOSING, CLOSED = "3", "4", "5", "6"
 
 
 def front(node="", name=None):
