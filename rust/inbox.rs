@@ -8,7 +8,7 @@ use crate::{
     link::Link,
     message::{Draft, Message},
     pure::{
-        flow::{before, Before, Flow, Held, MAX_FLOWS},
+        flow::{before, Before, Flow, Held, There, MAX_FLOWS},
         quota::{Amount, Division, NoMemory}, //
     },
     shares::Tree,
@@ -44,7 +44,7 @@ const LIMIT_WHILE_HELD: Amount = Amount {
 /// What may wait at the guest's end of a link before that stops reading: eight times as much, which is
 /// twice what the guest's account has room for. Dom-M's end stops at [`CAPACITY`], so that of two ends
 /// to which much comes back at once, one reads on (`pure/tests/both_ends.rs`).
-pub(crate) const LIMIT_OF_UPLINK: Amount = Amount {
+const LIMIT_OF_UPLINK: Amount = Amount {
     bytes: 8 * CAPACITY.bytes,
     messages: 8 * CAPACITY.messages,
 };
@@ -93,6 +93,8 @@ struct Queue {
     deadlines: u32,
     /// What each open file or link has in the queue.
     held: Division<u64, Tree<u64>>,
+    /// Whom the link leads to, if it is one's queue.
+    there: There,
     /// With more its owner must not go on to send, or to read from a link.
     limit: Amount,
     /// Tasks that wait for room.
@@ -130,7 +132,7 @@ impl Queue {
                     return Some(class);
                 }
                 let flow = message.flow();
-                match before(&self.held_back, &flow) {
+                match before(&self.held_back, &flow, self.there) {
                     Before::Nothing => return Some(class),
                     Before::Own => {}
                     Before::Another => {
@@ -167,11 +169,20 @@ impl Queue {
 
 impl Inbox {
     pub(crate) fn new(account: &Holding) -> impl PinInit<Self> {
-        Self::with_limit(account, CAPACITY)
+        // Nothing is held back here.
+        Self::with_limit(account, There::Many, CAPACITY)
     }
 
-    /// One whose owner goes on until so much waits in it.
-    pub(crate) fn with_limit(account: &Holding, limit: Amount) -> impl PinInit<Self> {
+    /// That of a link.
+    pub(crate) fn of_link(account: &Holding, there: There) -> impl PinInit<Self> {
+        let limit = match there {
+            There::OneGuest => CAPACITY,
+            There::Many => LIMIT_OF_UPLINK,
+        };
+        Self::with_limit(account, there, limit)
+    }
+
+    fn with_limit(account: &Holding, there: There, limit: Amount) -> impl PinInit<Self> {
         let account = Arc::clone(account);
         pin_init!(Self {
             queue <- new_spinlock_bh!(
@@ -183,6 +194,7 @@ impl Inbox {
                     expired: List::new(),
                     deadlines: 0,
                     held: Division::new(CAPACITY, Tree::new()),
+                    there,
                     limit,
                     waiting: 0,
                     stalled: Stalled::new(),

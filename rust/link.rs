@@ -18,13 +18,13 @@ use crate::{
     account::Holding,
     bh::{new_spinlock_bh, Guard, SpinLockBh},
     channel::{Channel, SendError},
-    inbox::{Inbox, TooMany, CAPACITY, LIMIT_OF_UPLINK},
+    inbox::{Inbox, TooMany},
     large::{Arriving, Large, NotGranted},
     mcb::{Bridge, Forwarded},
     message::{Draft, Message, Principal},
     pure::{
         account::Owner,
-        flow::{Note, LONG_NOTE},
+        flow::{Note, There, LONG_NOTE},
         large::MAX_INLINE,
         lineage::Lineage,
         pace::Pace,
@@ -321,9 +321,9 @@ impl Link {
         lineage: Lineage,
         epoch: u32,
     ) -> Result<Arc<Self>> {
-        let (vm_id, limit) = match origin {
-            Origin::Guest(vm_id) => (vm_id, CAPACITY),
-            _ => (UPLINK, LIMIT_OF_UPLINK),
+        let (vm_id, there) = match origin {
+            Origin::Guest(vm_id) => (vm_id, There::OneGuest),
+            _ => (UPLINK, There::Many),
         };
         let account = bridge.accounts.open(Owner::of(origin))?;
         Arc::pin_init(
@@ -334,7 +334,7 @@ impl Link {
                 epoch: Atomic::new(epoch),
                 counters: Counters::default(),
                 bridge: bridge.clone(),
-                inbox <- Inbox::with_limit(&account, limit),
+                inbox <- Inbox::of_link(&account, there),
                 _account: account,
                 io <- new_spinlock_bh!(
                     Io {

@@ -77,21 +77,31 @@ impl Flow {
                 .all(|app| self.addresses[app.clone()] == other.addresses[app])
     }
 
-    /// Whether the other flow may be of the same sender to the same receiver, in the same class: a
-    /// component has several names.
-    pub fn may_meet(&self, other: &Self) -> bool {
+    /// Whether the other flow may be of the same sender to the same receiver, in the same class, both on
+    /// a link that leads there: a component has several names.
+    pub fn may_meet(&self, other: &Self, there: There) -> bool {
         let (a, b) = (self.component(), other.component());
         self.is_like(other)
-            && match (a[0], b[0]) {
+            && match (there, a[0], b[0]) {
+                (There::OneGuest, ..) => true,
                 // One of them may lack the address of the platform.
-                (VM, VM) => a[VM_ID] == b[VM_ID],
-                (a_kind, b_kind) => a_kind != b_kind || a == b,
+                (There::Many, VM, VM) => a[VM_ID] == b[VM_ID],
+                (There::Many, a_kind, b_kind) => a_kind != b_kind || a == b,
             }
     }
 
     fn component(&self) -> &[u8] {
         &self.addresses[ADDRESS..ADDRESS + COMPONENT]
     }
+}
+
+/// Who is at the other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum There {
+    /// A guest, to which all of it goes: by another name, too, once it has migrated.
+    OneGuest,
+    /// The management VM, and many components beyond it.
+    Many,
 }
 
 /// A flow of which nothing is to be sent.
@@ -116,13 +126,13 @@ pub enum Before {
 }
 
 /// Whether a message of this flow has to wait while these are held.
-pub fn before(held: &[Held], flow: &Flow) -> Before {
+pub fn before(held: &[Held], flow: &Flow, there: There) -> Before {
     let mut before = Before::Nothing;
     for held in held {
         if held.flow == *flow {
             return Before::Own;
         }
-        if held.flow.may_meet(flow) {
+        if held.flow.may_meet(flow, there) {
             before = Before::Another;
         }
     }

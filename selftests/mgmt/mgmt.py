@@ -499,6 +499,19 @@ def until(condition, timeout=10.0):
     return True
 
 
+def settled(read, quiet=2.0, timeout=60.0):
+    """Waits until a number has not changed for a while; returns it."""
+    end = time.monotonic() + timeout
+    last, since = read(), time.monotonic()
+    while time.monotonic() - since < quiet:
+        if time.monotonic() > end:
+            raise Failure(f"it does not come to rest: {last}")
+        time.sleep(0.2)
+        if (now := read()) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
 def debugfs(name):
     """The lines of a file of /sys/kernel/debug/mgmt, by their first word."""
     if not os.path.isdir("/sys/kernel/debug/mgmt"):

@@ -206,6 +206,49 @@ class Questions:
         self.file.close()
 
 
+# A slow reader in a guest that moves.
+READER = r"""
+rm -f /tmp/reader.*
+(sh -c 'echo $$ >/tmp/reader.pid; exec mgmt-test --timeout %d sink Reader --count %d --slow 50' >/tmp/reader.out 2>&1
+echo $? >/tmp/reader.status) </dev/null &
+"""
+
+
+class SlowReader:
+    """A reader that stops before its guest moves, and reads slowly behind that. So the same sender's messages wait by
+    both names of the guest, at both ends, and are held back again and again: they must arrive in order."""
+
+    COUNT = 12_000
+
+    def __init__(self, name):
+        self.name, self.before = name, mgmt.domid(name)
+        limit = 400 * mgmt.PATIENCE
+        must("guest", "-T", "60", name, READER % (limit, self.COUNT), timeout=90)
+        flood = f"flood --app Writer --to Reader@uuid:{uuid(name)} --count {self.COUNT}"
+        self.sender = subprocess.Popen(
+            ["mgmt-test", "--timeout", str(limit), *flood.split()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        with File() as f:
+            sent = lambda: f.link(self.before)["tx_messages"]
+            check(until(lambda: sent() > 300, 60), "nothing is sent to the slow reader")
+            self.signal("STOP")
+            # The last that is written bears the name that the guest has now.
+            mgmt.settled(lambda: (sent(), f.link(self.before)["queued_messages"]))
+
+    def signal(self, signal):
+        must("guest", self.name, f"kill -{signal} $(cat /tmp/reader.pid)")
+
+    def end(self):
+        self.signal("CONT")
+        output, _ = self.sender.communicate(timeout=200)
+        equal(f"the sender's exit status: {output.decode()}", 0, self.sender.returncode)
+        finished = lambda: mgmt.in_guest(self.name, "test -s /tmp/reader.status")[0] == 0
+        check(until(finished, 60), "the slow reader does not end")
+        report = mgmt.in_guest(self.name, "cat /tmp/reader.out /tmp/reader.status")[1]
+        equal(f"the reader's exit status: {report}", "0", report.split()[-1])
+
+
 def observed(name, number):
     status, output = mgmt.in_guest(name, f"base64 /tmp/observed.{number}")
     return mgmt.Message.decode(base64.b64decode(output)) if status == 0 and output.strip() else None
@@ -238,6 +281,7 @@ def live_migration():
         check(until(lambda: observed(name, 0), 30), f"{name}: told nothing of Dom-M")
 
         questions = Questions(name)
+        slow = SlowReader(name)
         with Traffic(name) as traffic:
             up = (mgmt.UP, mgmt.vm(before))
             equal("up", [[up], [(mgmt.UP, home.info()["component"]), up], [up]], hear(watchers, (1, 2, 1)))
@@ -249,6 +293,7 @@ def live_migration():
             moved, down = (mgmt.MOVED, mgmt.vm(after)), (mgmt.DOWN, mgmt.vm(before))
             equal("moved", [[moved], [moved], [down]], hear(watchers, (1, 1, 1)))
         questions.end()
+        slow.end()
         for watcher in watchers:
             watcher.close()
         check(until(lambda: observed(name, 1), 30), f"{name}: told nothing of the move")

@@ -59,19 +59,6 @@ def stream_of(payload):
     return magic, stream, number, total
 
 
-def settled(read, quiet=2.0, timeout=60.0):
-    """Waits until a number has not changed for a while; returns it."""
-    end = time.monotonic() + timeout
-    last, since = read(), time.monotonic()
-    while time.monotonic() - since < quiet:
-        if time.monotonic() > end:
-            raise mgmt.Failure(f"it does not come to rest: {last}")
-        time.sleep(0.2)
-        if (now := read()) != last:
-            last, since = now, time.monotonic()
-    return last
-
-
 @case
 def blocking_write():
     """A blocking write waits while there is no room, and goes on when there is."""
@@ -147,7 +134,7 @@ def slow_reader_in_dom_m():
         flood = Flood(name, "Flooder", "Lazy@mvm", count)
         before = lazy.link(vm_id)["stalls"]
         check(mgmt.until(lambda: lazy.link(vm_id)["rx_messages"] > 100, 30), "the flood does not start")
-        taken = settled(lambda: lazy.link(vm_id)["rx_messages"])
+        taken = mgmt.settled(lambda: lazy.link(vm_id)["rx_messages"])
         check(flood.running(), f"the flood has ended: {flood.result()}" if not flood.running() else "")
         check(lazy.link(vm_id)["stalls"] > before, "the link did not stop")
         grown = available - mgmt.meminfo("MemAvailable")
@@ -227,7 +214,7 @@ def others_pass():
         with GuestFile(name, "Deaf") as deaf, GuestFile(name, "Beside") as beside:
             flood = Flood(name, "Flooder", "Lazy@mvm", count)
             check(mgmt.until(lambda: lazy.link(vm_id)["rx_messages"] > 100, 30), "the flood does not start")
-            settled(lambda: lazy.link(vm_id)["rx_messages"])
+            mgmt.settled(lambda: lazy.link(vm_id)["rx_messages"])
             passes(beside, lively, up, "up, past Lazy")
             passes(lively, beside, down, "down, past Lazy")
             accepted = fill(above, numbered("Deaf", vm(vm_id)), patience=3.0)
@@ -264,7 +251,7 @@ class Stuck:
         received = lambda: self.above.link(vm_id)["rx_messages"]
         before = received()
         check(mgmt.until(lambda: received() > before + 100, 30), "the flood does not start")
-        settled(received)
+        mgmt.settled(received)
         self.count = fill(self.above, numbered(app, vm(vm_id)), patience=3.0)
 
 
@@ -295,7 +282,7 @@ def both_ends_go(pause, *apps):
             one.below.wait(30)
         check(mgmt.until(lambda: lively.link(vm_id)["queued_messages"] == 0, 10), "something waits still")
         # Nor does anything come back to these names any more.
-        settled(lambda: lively.link(vm_id)["rx_messages"])
+        mgmt.settled(lambda: lively.link(vm_id)["rx_messages"])
         # They are back, and talk.
         for app in apps:
             with File(app) as above, GuestFile(name, app) as below:
@@ -325,7 +312,7 @@ def slow_reader_in_other_guest():
         passed = lambda: between.link(mgmt.domid(second))["tx_messages"] - before
         flood = Flood(name, "Flooder", f"Lazy@vm:{mgmt.domid(second)}", count)
         check(mgmt.until(lambda: passed() > 100, 30), "the flood does not start")
-        taken = settled(passed)
+        taken = mgmt.settled(passed)
         check(flood.running() and taken < count, f"{taken} of {count} have passed")
         grown = available - mgmt.meminfo("MemAvailable")
         check(grown < 12 * 1024, f"Dom0 has {grown} KiB less")

@@ -63,16 +63,19 @@ fn names_of_one_component_may_meet() {
     ] {
         let (a, b) = (flow(1, a, 0), flow(1, b, 0));
         assert!(a.is_like(&b));
-        assert_eq!(a.may_meet(&b), meet);
-        assert_eq!(b.may_meet(&a), meet);
+        assert_eq!(a.may_meet(&b, There::Many), meet);
+        assert_eq!(b.may_meet(&a, There::Many), meet);
+        // A guest that has migrated.
+        assert!(a.may_meet(&b, There::OneGuest));
     }
     let one = flow(1, vm(3), 0);
-    // A VM that has migrated.
-    assert!(one.is_like(&flow(2, vm(3), 0)) && one.may_meet(&flow(2, vm(3), 0)));
+    // A sender that has migrated.
+    let later = flow(2, vm(3), 0);
+    assert!(one.is_like(&later) && one.may_meet(&later, There::Many));
     let mut of_another = header(1, vm(3), 0);
     of_another.source.app = Some(app("Other"));
     for other in [flow(1, vm(3), 64), Flow::of(&of_another.encode())] {
-        assert!(!one.is_like(&other) && !one.may_meet(&other));
+        assert!(!one.is_like(&other) && !one.may_meet(&other, There::OneGuest));
     }
 }
 
@@ -82,17 +85,12 @@ fn what_comes_back_is_a_flow_of_its_own() {
     let mut back = data;
     back.kind = Kind::Undeliverable;
     let (data, back) = (Flow::of(&data.encode()), Flow::of(&back.encode()));
-    assert!(data != back && !data.may_meet(&back));
-    assert_eq!(
-        before(
-            &[Held {
-                flow: data,
-                told: true
-            }],
-            &back
-        ),
-        Before::Nothing
-    );
+    assert!(data != back && !data.may_meet(&back, There::OneGuest));
+    let held = [Held {
+        flow: data,
+        told: true,
+    }];
+    assert_eq!(before(&held, &back, There::OneGuest), Before::Nothing);
     assert_eq!(bytes(&Note::Hold(back))[..8], [2, 2, 1, 0, 0, 0, 0, 0]);
     assert_eq!(
         Note::decode(&bytes(&Note::GoOn(back))),
@@ -152,8 +150,8 @@ struct Message {
 }
 
 /// The sender's end, as a link's inbox is.
-#[derive(Default)]
 struct Sender {
+    there: There,
     lane: VecDeque<Message>,
     held: Vec<Held>,
     behind: VecDeque<Message>,
@@ -163,7 +161,7 @@ impl Sender {
     fn next(&mut self) -> Option<Message> {
         while let Some(message) = self.lane.pop_front() {
             let flow = message.flow;
-            match before(&self.held, &flow) {
+            match before(&self.held, &flow, self.there) {
                 Before::Nothing => return Some(message),
                 Before::Own => {}
                 Before::Another => self.held.push(Held { flow, told: false }),
@@ -250,10 +248,12 @@ impl Receiver {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Sends to this receiver, by its VM_ID or by its stable name.
+    /// Sends to this receiver, by one of its two names.
     Send(usize, bool),
     /// The sender's VM has migrated, and has another name.
-    Rename,
+    RenameSender,
+    /// That of all receivers has, if it is one.
+    RenameReceivers,
     Transmit,
     Receive,
     Tell,
@@ -272,20 +272,40 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::TakeNote),
         2 => (0usize..3).prop_map(Step::Read),
         1 => Just(Step::Anew),
-        1 => Just(Step::Rename),
+        1 => Just(Step::RenameSender),
+        1 => Just(Step::RenameReceivers),
     ]
+}
+
+/// By a name of its VM, the flow to one of three VMs, or to one of three applications in the same VM.
+fn flow_to(there: There, own: u8, guest: u32, to: usize, other_name: bool) -> Flow {
+    let component = match (there, other_name) {
+        (There::Many, true) => Component::Stable([to as u8; 16]),
+        (There::Many, false) => vm(to as u32),
+        (There::OneGuest, false) => vm(guest),
+        (There::OneGuest, true) => Component::Vm {
+            mvm_ip: [0; 16],
+            vm_id: guest,
+        },
+    };
+    let mut header = header(own, component, 0);
+    if there == There::OneGuest {
+        header.destination.app = Some(app(["To0", "To1", "To2"][to]));
+    }
+    Flow::of(&header.encode())
 }
 
 proptest! {
     /// Of one sender each receiver gets all, each once and in order, by whatever names; and a receiver
     /// that does not read stops no other.
     #[test]
-    fn a_full_receiver_stops_its_senders_alone(steps in vec(step(), 1..400)) {
-        let mut sender = Sender::default();
+    fn a_full_receiver_stops_its_senders_alone(is_guest: bool, steps in vec(step(), 1..400)) {
+        let there = if is_guest { There::OneGuest } else { There::Many };
+        let mut sender = Sender { there, lane: VecDeque::new(), held: vec![], behind: VecDeque::new() };
         let mut receiver = Receiver { inboxes: vec![VecDeque::new(); 3], aside: vec![] };
         let (mut ring, mut notes) = (VecDeque::new(), VecDeque::new());
         let (mut sent, mut read) = ([0; 3], [0; 3]);
-        let mut own = 1;
+        let (mut own, mut guest) = (1, 5);
         let mut read_one = |receiver: &mut Receiver, at: usize| {
             let Some(message) = receiver.inboxes[at].pop_front() else {
                 return false;
@@ -302,19 +322,16 @@ proptest! {
         };
         for step in steps {
             match step {
-                Step::Send(to, stable) => {
-                    let name = match stable {
-                        true => Component::Stable([to as u8; 16]),
-                        false => vm(to as u32),
-                    };
+                Step::Send(to, other_name) => {
                     sender.lane.push_back(Message {
                         receiver: to,
-                        flow: flow(own, name, 0),
+                        flow: flow_to(there, own, guest, to, other_name),
                         number: sent[to],
                     });
                     sent[to] += 1;
                 }
-                Step::Rename => own ^= 3,
+                Step::RenameSender => own ^= 3,
+                Step::RenameReceivers => guest ^= 3,
                 Step::Transmit => transmit(&mut sender, &mut ring),
                 Step::Receive => {
                     receiver.hand_over();

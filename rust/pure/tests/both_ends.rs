@@ -10,7 +10,7 @@
 
 use mgmt_pure::{
     pure::{
-        flow::{before, Before, Flow, Held, Note, Told, MAX_FLOWS},
+        flow::{before, Before, Flow, Held, Note, There, Told, MAX_FLOWS},
         quota::{Amount, Division},
     },
     wire::{Address, AppId, Component, Header, Kind},
@@ -100,7 +100,7 @@ impl Inbox {
     fn pop(&mut self) -> Option<Message> {
         while let Some(message) = self.lane.pop_front() {
             let flow = message.flow();
-            match before(&self.held, &flow) {
+            match before(&self.held, &flow, There::Many) {
                 Before::Nothing => {
                     self.room.discharge(message.principal, room(1));
                     return Some(message);
