@@ -194,6 +194,10 @@ struct Io {
     resumed: bool,
     /// Whether the other end has said that its domain is about to be suspended.
     announced: bool,
+    /// Whether the other end is ready, where this link goes on with it: nothing is sent before.
+    is_ready: bool,
+    /// Whether it knows that this one is.
+    says_ready: bool,
     /// How long this end waits at most for what other platforms have of a guest that came from there.
     arrives: Option<Instant<Monotonic>>,
     /// What the other end did that ends the channel: nothing is moved any more.
@@ -351,6 +355,8 @@ impl Link {
                         paused: None,
                         resumed: false,
                         announced: false,
+                        is_ready: true,
+                        says_ready: true,
                         arrives: None,
                         violation: None,
                     },
@@ -484,6 +490,7 @@ impl Link {
 
     /// Takes messages from the ring and hands them to the bridge.
     fn receive(self: &Arc<Self>, io: &mut Io, useful: &mut bool) -> Result<Next, Violation> {
+        self.take_first_notes(io, useful)?;
         if io.arrives.is_some() {
             // What it had sent before it came is first.
             return Ok(Next::Wait);
@@ -568,6 +575,29 @@ impl Link {
         Ok(next)
     }
 
+    /// Takes what the other end says before it is ready, whatever else keeps this one from reading: it may
+    /// have to send before it can go on to read.
+    fn take_first_notes(&self, io: &mut Io, useful: &mut bool) -> Result<(), Violation> {
+        let mut budget = BUDGET;
+        while !io.is_ready && budget > 0 {
+            budget -= 1;
+            let Some(channel) = &mut io.channel else {
+                break;
+            };
+            let pending = channel.rx.peek().map_err(Violation::Ring)?;
+            let Some(pending) = pending.filter(|pending| pending.format() == Format::Note) else {
+                break;
+            };
+            let note = find_note(channel, pending)?;
+            if channel.rx.publish() {
+                channel.event.notify();
+            }
+            *useful = true;
+            self.take_note(io, note)?;
+        }
+        Ok(())
+    }
+
     /// Takes a word of the other end.
     fn take_note(&self, io: &mut Io, note: Note) -> Result<(), Violation> {
         io.announced = matches!(note, Note::Pausing);
@@ -580,6 +610,7 @@ impl Link {
                 held.map_err(|TooMany| Violation::Held)?;
             }
             Note::GoOn(flow) => self.inbox.go_on(&flow),
+            Note::Ready => io.is_ready = true,
         }
         Ok(())
     }
@@ -626,12 +657,19 @@ impl Link {
             outgoing,
             sent,
             aside,
+            says_ready,
+            is_ready,
             ..
         } = io
         else {
             return Ok(false);
         };
-        aside.tell(channel)?;
+        if aside.tell(channel)? && !*says_ready {
+            *says_ready = tell(channel, &Note::Ready)?;
+        }
+        if !*is_ready || !*says_ready {
+            return self.publish(channel, sent, &mut io.lineage);
+        }
         let mut moved = false;
         let mut waits_for_pages = false;
         let mut budget = BUDGET;
@@ -699,6 +737,8 @@ impl Link {
             channel: Some(channel),
             violation: None,
             paused: None,
+            is_ready: true,
+            says_ready: true,
             outgoing,
             sent,
             ..
@@ -824,6 +864,15 @@ impl Link {
     /// Counts a message of this link that goes back to it.
     pub(crate) fn count_undeliverable(&self) {
         self.counters.undeliverable.add(1);
+    }
+}
+
+/// Puts a note into the ring. Whether it had room.
+fn tell(channel: &mut Channel, note: &Note) -> Result<bool, Violation> {
+    match channel.tell(note) {
+        Ok(()) => Ok(true),
+        Err(RingError::Broken(broken)) => Err(Violation::Ring(broken)),
+        Err(RingError::Full | RingError::TooLarge) => Ok(false),
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! This is bounded, whatever the other end does. What goes beyond stops the link, as [`Stopped`].
 
-use super::{Io, Link, Violation};
+use super::{tell, Io, Link, Violation};
 use crate::{
     account::Account,
     channel::Channel,
@@ -14,8 +14,7 @@ use crate::{
     message::{Draft, Message, Principal},
     pure::{
         flow::{Flow, Told, MAX_FLOWS},
-        quota::Amount,
-        ring::PushError as RingError, //
+        quota::Amount, //
     },
     wire::Reason,
 };
@@ -146,17 +145,18 @@ impl Aside {
     }
 
     /// Tells the other end what to hold back, and what not any more, as far as the ring has room.
-    pub(super) fn tell(&mut self, channel: &mut Channel) -> Result<(), Violation> {
+    /// Whether it had room for all.
+    pub(super) fn tell(&mut self, channel: &mut Channel) -> Result<bool, Violation> {
         let mut has_gone_on = false;
+        let mut has_told_all = true;
         for waiting in &mut self.flows {
             let waits = !waiting.messages.is_empty();
             let Some(note) = waiting.told.word(&waiting.flow, waits) else {
                 continue;
             };
-            match channel.tell(&note) {
-                Ok(()) => {}
-                Err(RingError::Broken(broken)) => return Err(Violation::Ring(broken)),
-                Err(RingError::Full | RingError::TooLarge) => break,
+            if !tell(channel, &note)? {
+                has_told_all = false;
+                break;
             }
             waiting.told.tell(waits);
             has_gone_on |= !waits;
@@ -164,7 +164,7 @@ impl Aside {
         if has_gone_on {
             self.tidy();
         }
-        Ok(())
+        Ok(has_told_all)
     }
 
     /// Takes out all of it.

@@ -5,7 +5,7 @@
 //! A parked link takes messages as far as there is room, and waits for its next channel. Whose
 //! time is up ends: what it holds goes back to the senders.
 
-use super::{forget_consumed, Io, Link, Violation};
+use super::{forget_consumed, tell, Io, Link, Violation};
 use crate::{
     bh::SpinLockBh,
     channel::Channel,
@@ -14,8 +14,7 @@ use crate::{
     message::Message,
     pure::{
         flow::Note,
-        lineage::{Answer, Mismatch, Offer},
-        ring::PushError as RingError, //
+        lineage::{Answer, Mismatch, Offer}, //
     },
     spares::Spares,
     wire::Reason,
@@ -103,6 +102,13 @@ impl Io {
         Some(channel)
     }
 
+    /// In its next channel the link goes on, or begins anew: what the other end sets aside is unknown, or
+    /// nothing.
+    fn goes_on(&mut self, goes_on: bool) {
+        self.is_ready = !goes_on;
+        self.says_ready = !goes_on;
+    }
+
     /// The other end has so many of the messages that were sent: the others are sent again.
     fn rewind(&mut self, had: u64) {
         for _ in 0..had {
@@ -125,10 +131,12 @@ impl Link {
     /// known to have taken.
     pub(crate) fn accept(&self, offer: &Offer, answer: &Answer) -> Result<Comeback, Mismatch> {
         let mut io = self.io.lock();
+        let goes_on = io.lineage.is(answer.link);
         let had = io.lineage.accept(offer, answer)?;
         io.rewind(had);
+        io.goes_on(goes_on);
         Ok(Comeback {
-            anew: answer.link != offer.link,
+            anew: !goes_on,
             resumed: core::mem::take(&mut io.resumed),
         })
     }
@@ -148,6 +156,7 @@ impl Link {
         let mut io = self.io.lock();
         let (answer, had) = io.lineage.go_on(offer)?;
         io.rewind(had);
+        io.goes_on(true);
         Ok(answer)
     }
 
@@ -480,11 +489,7 @@ impl Io {
             return Ok(true);
         };
         if !*told {
-            match channel.tell(&Note::Pausing) {
-                Ok(()) => *told = true,
-                Err(RingError::Broken(broken)) => return Err(Violation::Ring(broken)),
-                Err(RingError::Full | RingError::TooLarge) => {}
-            }
+            *told = tell(channel, &Note::Pausing)?;
             if channel.tx.publish() {
                 channel.event.notify();
             }

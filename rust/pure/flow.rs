@@ -12,6 +12,10 @@
 //! and is a flow of its own: where both programs of an exchange are gone, what returns from one end
 //! must not wait for room for what returns from the other.
 //!
+//! A new channel begins without any of it. Where the link goes on in one, each end first says what it
+//! still sets aside, and then that it is *ready*; before that the other one sends no message. So what is
+//! set aside does not grow with the number of channels.
+//!
 //! ```text
 //! sender's end                                      receiver's end
 //! a message of the flow         ---------->         no room: set aside
@@ -148,11 +152,14 @@ pub enum Note {
     Hold(Flow),
     /// It is to be sent again.
     GoOn(Flow),
+    /// In a channel in which the link goes on: what is to be held has been said, messages may come.
+    Ready,
 }
 
 const PAUSING: u8 = 1;
 const HOLD: u8 = 2;
 const GO_ON: u8 = 3;
+const READY: u8 = 4;
 
 impl Note {
     /// Reads a note; `None` if it means nothing.
@@ -167,8 +174,13 @@ impl Note {
         if zeros.iter().any(|&byte| byte != 0) || usize::from(*class) >= CLASSES {
             return None;
         }
-        if *word == PAUSING {
-            return (*class == 0 && !returns && addresses.is_empty()).then_some(Self::Pausing);
+        let short = match *word {
+            PAUSING => Some(Self::Pausing),
+            READY => Some(Self::Ready),
+            _ => None,
+        };
+        if short.is_some() {
+            return short.filter(|_| *class == 0 && !returns && addresses.is_empty());
         }
         let flow = Flow {
             class: *class,
@@ -186,6 +198,7 @@ impl Note {
     pub fn encode(&self) -> ([u8; SHORT_NOTE], &[u8]) {
         let (word, flow) = match self {
             Self::Pausing => return ([PAUSING, 0, 0, 0, 0, 0, 0, 0], &[]),
+            Self::Ready => return ([READY, 0, 0, 0, 0, 0, 0, 0], &[]),
             Self::Hold(flow) => (HOLD, flow),
             Self::GoOn(flow) => (GO_ON, flow),
         };

@@ -98,7 +98,7 @@ def note(word, addresses=b"", priority_class=0, returns=0):
     return f"record {len(data)} 2 {data.hex()}"
 
 
-PAUSING, HOLD, GO_ON = 1, 2, 3
+PAUSING, HOLD, GO_ON, READY = 1, 2, 3, 4
 
 
 def flow(side, number=0):
@@ -109,7 +109,7 @@ def flow(side, number=0):
 def note_attacks(side):
     """What a note may not be: name, commands, the complaint."""
     addresses = flow(side)
-    unknown = [(f"note {word}", [note(word, addresses)]) for word in (0, 4, 255)]
+    unknown = [(f"note {word}", [note(word, addresses)]) for word in (0, 5, 255)]
     unknown += [
         ("an empty note", ["record 0 2"]),
         ("a note of 7 bytes", ["record 7 2 01000000000000"]),
@@ -122,6 +122,8 @@ def note_attacks(side):
         ("a pause of a flow", [note(PAUSING, addresses)]),
         ("a pause of a class", [note(PAUSING, b"", 1)]),
         ("a pause of what comes back", [note(PAUSING, b"", 0, 1)]),
+        ("ready for a flow", [note(READY, addresses)]),
+        ("ready for a class", [note(READY, b"", 1)]),
         ("a reserved byte", ["record 8 2 0100000000000001"]),
     ]
     attacks = [(name, commands, "Length" if "empty" in name else "unknown note") for name, commands in unknown]
@@ -134,6 +136,7 @@ def harmless_notes(side):
     one, other = flow(side, 1), flow(side, 2)
     stays(side, "a flow held twice", note(HOLD, one), note(HOLD, one))
     stays(side, "a flow that goes on and was not held", note(GO_ON, one))
+    stays(side, "ready when nobody waits for that, and again", note(READY), note(READY))
     stays(side, "32 flows held, in each class", *(note(HOLD, flow(side, n), n % 4) for n in range(32)))
     commands = [note(word, addresses) for word in (HOLD, GO_ON) for addresses in (one, other)]
     stays(side, "held and gone on with, again and again", *(20 * commands))

@@ -66,6 +66,51 @@ def come_back(name):
     check(connected(name), f"{name}: not connected again")
 
 
+# A slow reader in a guest.
+READER = r"""
+rm -f /tmp/reader.*
+(sh -c 'echo $$ >/tmp/reader.pid; exec mgmt-test --timeout %d sink Reader --count %d --slow 50' >/tmp/reader.out 2>&1
+echo $? >/tmp/reader.status) </dev/null &
+"""
+
+
+class SlowReader:
+    """A reader that stops, and later reads slowly; and a sender that goes on until there is no room.
+
+    When the guest moves meanwhile, its messages wait by both names of the guest, at both ends, and are held back
+    again and again. They must all arrive in order, and nobody else's wait with them."""
+
+    COUNT = 12_000
+
+    def __init__(self, name):
+        self.name, self.before = name, mgmt.domid(name)
+        limit = 400 * mgmt.PATIENCE
+        must("guest", "-T", "60", name, READER % (limit, self.COUNT), timeout=90)
+        flood = f"flood --app Writer --to Reader@uuid:{uuid(name)} --count {self.COUNT}"
+        self.sender = subprocess.Popen(
+            ["mgmt-test", "--timeout", str(limit), *flood.split()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        with File() as f:
+            sent = lambda: f.link(self.before)["tx_messages"]
+            check(until(lambda: sent() > 300, 60), "nothing is sent to the slow reader")
+            self.signal("STOP")
+            # The last that is written bears the name that the guest has now.
+            mgmt.settled(lambda: (sent(), f.link(self.before)["queued_messages"]))
+
+    def signal(self, signal):
+        must("guest", self.name, f"kill -{signal} $(cat /tmp/reader.pid)")
+
+    def end(self):
+        self.signal("CONT")
+        output, _ = self.sender.communicate(timeout=200)
+        equal(f"the sender's exit status: {output.decode()}", 0, self.sender.returncode)
+        finished = lambda: mgmt.in_guest(self.name, "test -s /tmp/reader.status")[0] == 0
+        check(until(finished, 60), "the slow reader does not end")
+        report = mgmt.in_guest(self.name, "cat /tmp/reader.out /tmp/reader.status")[1]
+        equal(f"the reader's exit status: {report}", "0", report.split()[-1])
+
+
 @case(timeout=120)
 def stable_names():
     """A UUID leads to its guest, from Dom-M, from another guest, and from itself; and rules know it."""
@@ -90,8 +135,9 @@ def stable_names():
 
 @case(timeout=240)
 def backend_goes_and_comes():
-    """The backend is unbound and bound five times under traffic."""
+    """The backend is unbound and bound five times under traffic, and past a reader that stands still."""
     name = guests()[0]
+    slow = SlowReader(name)
     with Traffic(name) as traffic:
         epoch = mgmt.xenstore(f"/local/domain/0/backend/mgmt/{mgmt.domid(name)}/0/epoch")
         for _ in range(5):
@@ -100,6 +146,7 @@ def backend_goes_and_comes():
             traffic.goes_on("after the backend came")
         after = mgmt.xenstore(f"/local/domain/0/backend/mgmt/{mgmt.domid(name)}/0/epoch")
         equal("epoch", epoch, after)
+    slow.end()
 
 
 @case(timeout=240)
@@ -204,49 +251,6 @@ class Questions:
         equal("the answer it got", (mgmt.REPLY, 5, b"an answer"), (got.kind, got.correlation, got.payload))
         equal("requests that still wait", self.held, self.file.account("uid:0")[0]["replies"])
         self.file.close()
-
-
-# A slow reader in a guest that moves.
-READER = r"""
-rm -f /tmp/reader.*
-(sh -c 'echo $$ >/tmp/reader.pid; exec mgmt-test --timeout %d sink Reader --count %d --slow 50' >/tmp/reader.out 2>&1
-echo $? >/tmp/reader.status) </dev/null &
-"""
-
-
-class SlowReader:
-    """A reader that stops before its guest moves, and reads slowly behind that. So the same sender's messages wait by
-    both names of the guest, at both ends, and are held back again and again: they must arrive in order."""
-
-    COUNT = 12_000
-
-    def __init__(self, name):
-        self.name, self.before = name, mgmt.domid(name)
-        limit = 400 * mgmt.PATIENCE
-        must("guest", "-T", "60", name, READER % (limit, self.COUNT), timeout=90)
-        flood = f"flood --app Writer --to Reader@uuid:{uuid(name)} --count {self.COUNT}"
-        self.sender = subprocess.Popen(
-            ["mgmt-test", "--timeout", str(limit), *flood.split()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        with File() as f:
-            sent = lambda: f.link(self.before)["tx_messages"]
-            check(until(lambda: sent() > 300, 60), "nothing is sent to the slow reader")
-            self.signal("STOP")
-            # The last that is written bears the name that the guest has now.
-            mgmt.settled(lambda: (sent(), f.link(self.before)["queued_messages"]))
-
-    def signal(self, signal):
-        must("guest", self.name, f"kill -{signal} $(cat /tmp/reader.pid)")
-
-    def end(self):
-        self.signal("CONT")
-        output, _ = self.sender.communicate(timeout=200)
-        equal(f"the sender's exit status: {output.decode()}", 0, self.sender.returncode)
-        finished = lambda: mgmt.in_guest(self.name, "test -s /tmp/reader.status")[0] == 0
-        check(until(finished, 60), "the slow reader does not end")
-        report = mgmt.in_guest(self.name, "cat /tmp/reader.out /tmp/reader.status")[1]
-        equal(f"the reader's exit status: {report}", "0", report.split()[-1])
 
 
 def observed(name, number):

@@ -119,6 +119,7 @@ fn notes_are_read_as_they_were_written() {
     let flow = flow(1, vm(3), 130);
     for (note, length) in [
         (Note::Pausing, SHORT_NOTE),
+        (Note::Ready, SHORT_NOTE),
         (Note::Hold(flow), LONG_NOTE),
         (Note::GoOn(flow), LONG_NOTE),
     ] {
@@ -126,6 +127,7 @@ fn notes_are_read_as_they_were_written() {
         assert_eq!(Note::decode(&bytes(&note)), Some(note));
     }
     assert_eq!(bytes(&Note::Pausing), [1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes(&Note::Ready), [4, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes(&Note::Hold(flow))[..8], [2, 2, 0, 0, 0, 0, 0, 0]);
 }
 
@@ -152,13 +154,32 @@ struct Message {
 /// The sender's end, as a link's inbox is.
 struct Sender {
     there: There,
+    is_ready: bool,
+    outgoing: VecDeque<Message>,
     lane: VecDeque<Message>,
     held: Vec<Held>,
     behind: VecDeque<Message>,
 }
 
 impl Sender {
+    fn new(there: There) -> Self {
+        Self {
+            there,
+            is_ready: true,
+            outgoing: VecDeque::new(),
+            lane: VecDeque::new(),
+            held: Vec::new(),
+            behind: VecDeque::new(),
+        }
+    }
+
     fn next(&mut self) -> Option<Message> {
+        if !self.is_ready {
+            return None;
+        }
+        if let Some(message) = self.outgoing.pop_front() {
+            return Some(message);
+        }
         while let Some(message) = self.lane.pop_front() {
             let flow = message.flow;
             match before(&self.held, &flow, self.there) {
@@ -187,6 +208,7 @@ impl Sender {
                 }),
             },
             Note::GoOn(flow) => self.go_on(|held| held.flow != *flow),
+            Note::Ready => self.is_ready = true,
             Note::Pausing => unreachable!(),
         }
         assert!(self.held.iter().filter(|held| held.told).count() <= MAX_FLOWS);
@@ -197,6 +219,7 @@ impl Sender {
 struct Receiver {
     inboxes: Vec<VecDeque<Message>>,
     aside: Vec<(Flow, usize, Told, VecDeque<Message>)>,
+    says_ready: bool,
 }
 
 const ROOM: usize = 2;
@@ -243,6 +266,10 @@ impl Receiver {
         }
         self.aside
             .retain(|(_, _, told, messages)| !messages.is_empty() || told.holds());
+        if !self.says_ready {
+            self.says_ready = true;
+            notes.push_back(Note::Ready);
+        }
     }
 }
 
@@ -301,8 +328,8 @@ proptest! {
     #[test]
     fn a_full_receiver_stops_its_senders_alone(is_guest: bool, steps in vec(step(), 1..400)) {
         let there = if is_guest { There::OneGuest } else { There::Many };
-        let mut sender = Sender { there, lane: VecDeque::new(), held: vec![], behind: VecDeque::new() };
-        let mut receiver = Receiver { inboxes: vec![VecDeque::new(); 3], aside: vec![] };
+        let mut sender = Sender::new(there);
+        let mut receiver = Receiver { inboxes: vec![VecDeque::new(); 3], aside: vec![], says_ready: true };
         let (mut ring, mut notes) = (VecDeque::new(), VecDeque::new());
         let (mut sent, mut read) = ([0; 3], [0; 3]);
         let (mut own, mut guest) = (1, 5);
@@ -350,6 +377,9 @@ proptest! {
                 }
                 Step::Anew => {
                     notes.clear();
+                    ring.append(&mut sender.outgoing);
+                    std::mem::swap(&mut ring, &mut sender.outgoing);
+                    (sender.is_ready, receiver.says_ready) = (false, false);
                     sender.go_on(|_| false);
                     for (_, _, told, _) in &mut receiver.aside {
                         *told = Told::default();

@@ -119,13 +119,19 @@ impl Inbox {
                 self.held.retain(|held| held.flow != flow);
                 self.held.push(Held { flow, told: true });
             }
-            Note::GoOn(flow) => {
-                self.held.retain(|held| held.told && held.flow != flow);
-                self.behind.append(&mut self.lane);
-                core::mem::swap(&mut self.lane, &mut self.behind);
-            }
-            Note::Pausing => unreachable!(),
+            Note::GoOn(flow) => self.go_on(|held| held.told && held.flow != flow),
+            Note::Pausing | Note::Ready => unreachable!(),
         }
+    }
+
+    fn go_on(&mut self, still: impl Fn(&Held) -> bool) {
+        self.held.retain(still);
+        self.behind.append(&mut self.lane);
+        core::mem::swap(&mut self.lane, &mut self.behind);
+    }
+
+    fn go_on_with_all(&mut self) {
+        self.go_on(|_| false);
     }
 
     fn holds(&self) -> u32 {
@@ -156,9 +162,11 @@ struct End {
     is_guest: bool,
     apps: [Option<Inbox>; APPS],
     inbox: Inbox,
-    outgoing: Option<Message>,
+    outgoing: VecDeque<Message>,
     aside: Vec<Waiting>,
     stopped: Option<(Flow, Message, Target)>,
+    is_ready: bool,
+    says_ready: bool,
 }
 
 impl End {
@@ -167,9 +175,11 @@ impl End {
             is_guest,
             apps: std::array::from_fn(|_| Some(Inbox::new())),
             inbox: Inbox::new(),
-            outgoing: None,
+            outgoing: VecDeque::new(),
             aside: Vec::new(),
             stopped: None,
+            is_ready: true,
+            says_ready: true,
         }
     }
 
@@ -301,8 +311,19 @@ impl End {
         self.aside = aside;
     }
 
+    fn take(&mut self, note: Note) {
+        match note {
+            Note::Ready => self.is_ready = true,
+            note => self.inbox.take(note),
+        }
+    }
+
     /// Takes so many records from the ring.
     fn receive(&mut self, ring: &mut VecDeque<Record>, budget: usize) {
+        while let (false, Some(Record::Note(note))) = (self.is_ready, ring.front()) {
+            self.take(*note);
+            ring.pop_front();
+        }
         self.hand_over_aside();
         for _ in 0..budget {
             if let Some((flow, message, target)) = self.stopped.take() {
@@ -313,7 +334,7 @@ impl End {
             }
             match ring.pop_front() {
                 None => return,
-                Some(Record::Note(note)) => self.inbox.take(note),
+                Some(Record::Note(note)) => self.take(note),
                 Some(Record::Message(message)) => {
                     let flow = message.flow();
                     let message = Message {
@@ -330,35 +351,63 @@ impl End {
         }
     }
 
-    /// Fills the ring.
-    fn transmit(&mut self, ring: &mut VecDeque<Record>) {
+    /// Says what is to be held, as far as the ring has room. Whether it had room for all.
+    fn tell(&mut self, ring: &mut VecDeque<Record>) -> bool {
         for waiting in &mut self.aside {
             let waits = !waiting.messages.is_empty();
             if let Some(note) = waiting.told.word(&waiting.flow, waits) {
                 if ring.len() == RING {
-                    break;
+                    return false;
                 }
                 waiting.told.tell(waits);
                 ring.push_back(Record::Note(note));
             }
         }
+        true
+    }
+
+    /// Fills the ring.
+    fn transmit(&mut self, ring: &mut VecDeque<Record>) {
+        if self.tell(ring) && !self.says_ready && ring.len() < RING {
+            ring.push_back(Record::Note(Note::Ready));
+            self.says_ready = true;
+        }
         self.aside
             .retain(|waiting| !waiting.messages.is_empty() || waiting.told.holds());
+        if !self.is_ready || !self.says_ready {
+            return;
+        }
         loop {
-            let next = self.outgoing.take().or_else(|| self.inbox.pop());
+            let next = self.outgoing.pop_front().or_else(|| self.inbox.pop());
             match next {
                 Some(message) if ring.len() < RING => ring.push_back(Record::Message(message)),
                 left => {
-                    self.outgoing = left;
+                    left.into_iter()
+                        .for_each(|left| self.outgoing.push_front(left));
                     return;
                 }
             }
         }
     }
 
+    /// It goes on in another channel. What it had in this ring goes out again.
+    fn go_on_anew(&mut self, ring: &mut VecDeque<Record>) {
+        for record in ring.drain(..).rev() {
+            if let Record::Message(message) = record {
+                self.outgoing.push_front(message);
+            }
+        }
+        for waiting in &mut self.aside {
+            waiting.told = Told::default();
+        }
+        self.aside.retain(|waiting| !waiting.messages.is_empty());
+        self.inbox.go_on_with_all();
+        (self.is_ready, self.says_ready) = (false, false);
+    }
+
     fn is_idle(&self) -> bool {
         self.inbox.holds() == 0
-            && self.outgoing.is_none()
+            && self.outgoing.is_empty()
             && self.stopped.is_none()
             && self.aside.is_empty()
             && self.inbox.held.is_empty()
@@ -374,6 +423,8 @@ enum Step {
     Read(usize, usize, u8),
     Receive(usize, usize),
     Transmit(usize),
+    /// Both go on in another channel.
+    Anew,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -387,6 +438,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(end, app, many)| Step::Read(end, app, many)),
         6 => (end.clone(), 1usize..20).prop_map(|(end, budget)| Step::Receive(end, budget)),
         6 => end.prop_map(Step::Transmit),
+        1 => Just(Step::Anew),
     ]
 }
 
@@ -469,6 +521,11 @@ proptest! {
                 }
                 Step::Receive(end, budget) => ends[end].receive(&mut rings[end], budget),
                 Step::Transmit(end) => ends[end].transmit(&mut rings[1 - end]),
+                Step::Anew => {
+                    for (at, end) in ends.iter_mut().enumerate() {
+                        end.go_on_anew(&mut rings[1 - at]);
+                    }
+                }
             }
         }
         prop_assert!(comes_to_rest(&mut ends, &mut rings));
