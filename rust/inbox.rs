@@ -81,6 +81,11 @@ pub(crate) struct TooMany;
 
 struct Queue {
     open: bool,
+    /// Tasks that wait for a message.
+    readers: u32,
+    /// A small message that came while one waited, and nothing else did. It is before all others, and
+    /// charged to nobody: there is one.
+    handed: Option<ListArc<Message>>,
     /// Messages by their priority class.
     lanes: [List<Message>; CLASSES],
     /// Flows that the other end of a link has no room for, and those that wait behind them.
@@ -107,6 +112,15 @@ impl Queue {
     fn admits(&self, message: &Message) -> bool {
         let (more, bulk) = (message.amount(), message.class() == 0);
         self.held.admits(message.principal.id, more, bulk)
+    }
+
+    /// Whether a task waits for this message, and need not queue for it.
+    fn may_hand(&self, message: &Message) -> bool {
+        self.readers > 0
+            && self.handed.is_none()
+            && self.held.used().is_zero()
+            && message.is_in_one()
+            && !message.has_deadline()
     }
 
     fn is_over_limit(&self) -> bool {
@@ -188,6 +202,8 @@ impl Inbox {
             queue <- new_spinlock_bh!(
                 Queue {
                     open: true,
+                    readers: 0,
+                    handed: None,
                     lanes: [const { List::new() }; CLASSES],
                     held_back: KVec::new(),
                     behind: [const { List::new() }; CLASSES],
@@ -255,6 +271,10 @@ impl Inbox {
         let mut queue = self.queue.lock();
         if !queue.open {
             return Err(PushError::Closed(message));
+        }
+        if queue.may_hand(&message) {
+            queue.handed = Some(message.into());
+            return Ok(());
         }
         if queue.admits(&message) && self.account.admit(&message).is_ok() {
             return self.enqueue(&mut queue, message);
@@ -435,13 +455,27 @@ impl Inbox {
             if left == Some(0) {
                 return Err(EAGAIN);
             }
-            sleep(readable, &mut queue, left)?;
+            queue.readers += 1;
+            let slept = sleep(readable, &mut queue, left);
+            queue.readers -= 1;
+            slept?;
         }
     }
 
     fn pop_locked(&self, queue: &mut Guard<'_, Queue>, max: usize) -> Result<ListArc<Message>> {
         if !queue.open {
             return Err(ENODEV);
+        }
+        if let Some(handed) = queue.handed.take() {
+            if handed.len() > max {
+                queue.handed = Some(handed);
+                return Err(EMSGSIZE);
+            }
+            return Ok(handed);
+        }
+        // All that waits is charged.
+        if queue.held.used().is_zero() {
+            return Err(EAGAIN);
         }
         let Some(class) = queue.next_class() else {
             // What is held back was set aside.
@@ -481,7 +515,7 @@ impl Inbox {
     /// Whether a message waits, or never will.
     pub(crate) fn is_readable(&self) -> bool {
         let mut queue = self.queue.lock();
-        !queue.open || queue.next_class().is_some()
+        !queue.open || queue.handed.is_some() || queue.next_class().is_some()
     }
 
     /// Messages that wait.
@@ -540,6 +574,9 @@ impl Inbox {
         }
         for message in left.iter() {
             self.discharge(&mut queue, &message);
+        }
+        if let Some(handed) = queue.handed.take() {
+            left.push_front(handed);
         }
         queue.stalled.resume();
         self.room.notify_all();

@@ -298,6 +298,11 @@ impl Message {
         [&head[..head.len().min(DEADLINE_AT.start)], deadline, rest]
     }
 
+    /// Whether all of it is in its object.
+    pub(crate) fn is_in_one(&self) -> bool {
+        self.len() <= WITHIN
+    }
+
     /// What is behind the header.
     pub(crate) fn payload(&self) -> Payload<'_> {
         match &self.pages {
