@@ -185,6 +185,8 @@ struct Io {
     /// Messages in the ring that the other end had not taken when last looked at.
     sent: List<Message>,
     lineage: Lineage,
+    /// Memory for the next message from there.
+    spare: Option<Draft>,
     /// What came that reached nobody, and until when that is accounted for.
     pace: Pace,
     paced: Instant<Monotonic>,
@@ -350,6 +352,7 @@ impl Link {
                         outgoing: List::new(),
                         sent: List::new(),
                         lineage,
+                        spare: None,
                         pace: Pace::default(),
                         paced: Instant::now(),
                         paused: None,
@@ -517,7 +520,7 @@ impl Link {
                 next = Next::Wait;
                 break;
             }
-            let draft = match self.find(channel, &mut io.large)? {
+            let draft = match self.find(channel, &mut io.large, &mut io.spare)? {
                 Found::Message(draft) => draft,
                 // Its record is not given back now, but when it was copied.
                 Found::Large(arriving) => {
@@ -668,7 +671,7 @@ impl Link {
             *says_ready = tell(channel, &Note::Ready)?;
         }
         if !*is_ready || !*says_ready {
-            return self.publish(channel, sent, &mut io.lineage);
+            return self.publish(channel, sent, &mut io.lineage, &mut io.spare);
         }
         let mut moved = false;
         let mut waits_for_pages = false;
@@ -715,7 +718,7 @@ impl Link {
                 }
             }
         }
-        let came_back = self.publish(channel, sent, &mut io.lineage)?;
+        let came_back = self.publish(channel, sent, &mut io.lineage, &mut io.spare)?;
         if waits_for_pages && came_back {
             Self::schedule(self);
         } else if waits_for_pages && !channel.has_lent() {
@@ -753,7 +756,7 @@ impl Link {
         }
         self.is_sent(channel, sent, message.into());
         io.lineage.count_sent();
-        if let Err(violation) = self.publish(channel, sent, &mut io.lineage) {
+        if let Err(violation) = self.publish(channel, sent, &mut io.lineage, &mut io.spare) {
             self.violated(&mut guard, violation);
         }
         None
@@ -774,12 +777,13 @@ impl Link {
         channel: &mut Channel,
         sent: &mut List<Message>,
         lineage: &mut Lineage,
+        spare: &mut Option<Draft>,
     ) -> Result<bool, Violation> {
         if channel.tx.publish() {
             channel.event.notify();
         }
         let came_back = channel.take_back().map_err(Violation::Ring)?;
-        forget_consumed(channel, sent, lineage, &self.bridge.spares);
+        forget_consumed(channel, sent, lineage, &self.bridge.spares, spare);
         Ok(came_back)
     }
 
@@ -810,7 +814,12 @@ impl Link {
     }
 
     /// Takes what is next from the ring, in order.
-    fn find(&self, channel: &mut Channel, large: &mut Large) -> Result<Found, Violation> {
+    fn find(
+        &self,
+        channel: &mut Channel,
+        large: &mut Large,
+        spare: &mut Option<Draft>,
+    ) -> Result<Found, Violation> {
         match core::mem::replace(large, Large::None) {
             Large::None => {}
             Large::Here(draft) => return Ok(Found::Message(draft)),
@@ -829,10 +838,11 @@ impl Link {
         if !(HEADER_LEN..=HEADER_LEN + MAX_INLINE).contains(&length) {
             return Err(Violation::Header(WireError::Length));
         }
-        let Ok(mut draft) = self.bridge.spares.take(self.principal, GFP_ATOMIC) else {
+        let spares = &self.bridge.spares;
+        let Ok(mut draft) = spares.take_near(spare, self.principal, GFP_ATOMIC) else {
             return Ok(Found::NoMemory);
         };
-        let room = self.bridge.spares.make_room(&mut draft, length, GFP_ATOMIC);
+        let room = spares.make_room(&mut draft, length, GFP_ATOMIC);
         if room.is_err() {
             return Ok(Found::NoMemory);
         }
@@ -889,6 +899,7 @@ fn forget_consumed(
     sent: &mut List<Message>,
     lineage: &mut Lineage,
     spares: &Spares,
+    spare: &mut Option<Draft>,
 ) {
     loop {
         let mut cursor = sent.cursor_front();
@@ -898,7 +909,7 @@ fn forget_consumed(
         if !channel.tx.is_consumed(next.arc().ring_position()) {
             return;
         }
-        spares.put(next.remove());
+        spares.put_near(next.remove(), spare);
         lineage.count_taken();
     }
 }

@@ -76,11 +76,39 @@ impl Spares {
         Ok(draft.bytes().move_to(buffer, gfp)?)
     }
 
+    /// As [`Spares::take`], the one that is at hand if there is one.
+    pub(crate) fn take_near(
+        &self,
+        near: &mut Option<Draft>,
+        sender: Principal,
+        gfp: Flags,
+    ) -> Result<Draft> {
+        match near.take() {
+            Some(mut draft) => {
+                draft.set_principal(sender);
+                Ok(draft)
+            }
+            None => self.take(sender, gfp),
+        }
+    }
+
+    /// As [`Spares::put`], to have one at hand.
+    pub(crate) fn put_near(&self, message: ListArc<Message>, near: &mut Option<Draft>) {
+        match Draft::emptied(message) {
+            Some((draft, None)) if near.is_none() => *near = Some(draft),
+            Some((draft, outside)) => self.keep(draft, outside),
+            None => {}
+        }
+    }
+
     /// A message was delivered.
     pub(crate) fn put(&self, message: ListArc<Message>) {
-        let Some((draft, outside)) = Draft::emptied(message) else {
-            return;
-        };
+        if let Some((draft, outside)) = Draft::emptied(message) {
+            self.keep(draft, outside);
+        }
+    }
+
+    fn keep(&self, draft: Draft, outside: Option<KVVec<u8>>) {
         let mut kept = self.kept.lock();
         // There is room for them.
         if kept.drafts.len() < MAX {

@@ -90,7 +90,13 @@ impl Io {
         self.large = Large::None;
         if rings == Rings::Live {
             match channel.tx.refresh() {
-                Ok(()) => forget_consumed(&channel, &mut self.sent, &mut self.lineage, spares),
+                Ok(()) => forget_consumed(
+                    &channel,
+                    &mut self.sent,
+                    &mut self.lineage,
+                    spares,
+                    &mut self.spare,
+                ),
                 // Then nothing is known to have arrived.
                 Err(broken) if self.violation.is_none() => {
                     self.violation = Some(Violation::Ring(broken));
@@ -495,7 +501,13 @@ impl Io {
             }
         }
         channel.tx.refresh().map_err(Violation::Ring)?;
-        forget_consumed(channel, &mut self.sent, &mut self.lineage, spares);
+        forget_consumed(
+            channel,
+            &mut self.sent,
+            &mut self.lineage,
+            spares,
+            &mut self.spare,
+        );
         Ok(*told && channel.tx.is_consumed(channel.tx.position()))
     }
 }
