@@ -332,17 +332,26 @@ fn send_next(port: &Port, from: &mut Span, full: Full) -> Result {
     draft
         .take_small(&mut user, room)
         .or_else(|_| draft.take_header(&mut user))?;
-    draft.check().map_err(malformed)?;
+    draft.check_fields().map_err(malformed)?;
+    let written = draft.written_length();
+    if draft.is_plain() && written <= room && draft.has_payload(written) {
+        let Some(left) = port.send_known(draft, full)? else {
+            from.advance(HEADER_LEN + written);
+            return Ok(());
+        };
+        draft = left;
+    }
+    draft.check_addresses().map_err(malformed)?;
     let mut header = draft.stamped();
     check_written(&header)?;
-    let length = (header.length as usize).min(room);
+    let length = written.min(room);
     check_length(&header, length)?;
     if !draft.has_payload(length) {
         let start = start.wrapping_byte_add(HEADER_LEN);
         let mut user = UserSlice::new(start, length).reader();
         draft.take_payload(&mut user, length, port.spares())?;
     }
-    port.send(&mut header, draft, GFP_KERNEL, full)?;
+    port.send_new(&mut header, draft, GFP_KERNEL, full)?;
     from.advance(HEADER_LEN + length);
     Ok(())
 }

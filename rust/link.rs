@@ -567,6 +567,7 @@ impl Link {
                     self.deliver(io, &flow, is_question, copies);
                 }
                 Forwarded::Dropped => io.pace.spend(),
+                Forwarded::Malformed(error) => return Err(Violation::Header(error)),
                 Forwarded::Forged => return Err(Violation::Forged),
             }
         }
@@ -854,7 +855,8 @@ impl Link {
         channel
             .rx
             .take_with(pending, |ring, at, length| ring.append(at, length, bytes));
-        draft.check().map_err(Violation::Header)?;
+        // Of its addresses the bridge sees whether they were checked already.
+        draft.check_fields().map_err(Violation::Header)?;
         match format {
             Format::Message if draft.is_whole() => Ok(Found::Message(draft)),
             Format::Message => Err(Violation::Header(WireError::Length)),

@@ -13,7 +13,7 @@ use crate::{
     link::{Comeback, Link},
     message::{Draft, Message, Principal},
     payload::Payload,
-    policy::{LoadError, Policy},
+    policy::{Asked, LoadError, Policy},
     pure::{
         account::{Owner, Slot},
         directory::{Bound, Receiver, Service},
@@ -23,13 +23,24 @@ use crate::{
     queue::OwnedQueue,
     spares::Spares,
     trace::{trace, Point},
-    wire::{Address, AppId, Component, Event, Flags, Header, Kind, Reason, MAX_HOPS}, //
+    wire::{
+        Address,
+        AppId,
+        Component,
+        Event,
+        Flags,
+        Header,
+        Kind,
+        Reason,
+        WireError,
+        MAX_HOPS, //
+    },
 };
 use kernel::{
     alloc::Flags as AllocFlags,
     list::{impl_list_arc_safe, impl_list_item, AtomicTracker, ListArc, ListLinks, TryNewListArc},
     prelude::*,
-    rbtree::{RBTree, RBTreeNode},
+    rbtree::RBTreeNode,
     sync::{
         atomic::{ordering::Relaxed, Atomic},
         poll::PollCondVarBox,
@@ -44,6 +55,7 @@ mod directory;
 mod expiry;
 mod fabric;
 mod replies;
+mod table;
 mod watch;
 
 pub(crate) use calls::Receive;
@@ -52,6 +64,7 @@ use directory::Directory;
 use expiry::Expiring;
 pub(crate) use fabric::Fabric;
 use replies::{Answered, Requests, Teller};
+use table::{SharedTable, Table, Way};
 use watch::Notices;
 
 /// Most links of guests that are kept without a channel.
@@ -249,6 +262,8 @@ pub(crate) enum Forwarded {
     Broadcast(KVVec<Addressed>),
     /// It ends here: undeliverable, and nobody wants to know.
     Dropped,
+    /// Its addresses are none.
+    Malformed(WireError),
     /// No bridge sends such a message.
     Forged,
 }
@@ -290,7 +305,7 @@ pub(crate) struct Bridge {
     next_epoch: Atomic<u32>,
     next_watch: Atomic<u64>,
     #[pin]
-    table: SpinLockBh<Table>,
+    table: SharedTable,
     next_request: Atomic<u64>,
     #[pin]
     requests: SpinLockBh<Requests>,
@@ -304,12 +319,6 @@ pub(crate) struct Bridge {
     closing: Atomic<bool>,
     /// How many links have ended that still hold what their receivers had no room for.
     lingering: Atomic<u32>,
-}
-
-struct Table {
-    directory: Directory,
-    watches: RBTree<watch::Key, watch::Watch>,
-    policy: Arc<Policy>,
 }
 
 /// What `MGMT_IOC_INFO` tells of the bridge.
@@ -333,14 +342,7 @@ impl Bridge {
                 next_principal: Atomic::new(BRIDGE.id + 1),
                 next_epoch: Atomic::new(1),
                 next_watch: Atomic::new(0),
-                table <- new_spinlock_bh!(
-                    Table {
-                        directory: Directory::new(names),
-                        watches: RBTree::new(),
-                        policy,
-                    },
-                    "mgmt_table"
-                ),
+                table <- SharedTable::new(Directory::new(names), policy),
                 next_request: Atomic::new(1),
                 requests <- new_spinlock_bh!(Requests::new(), "mgmt_requests"),
                 expiring <- new_spinlock_bh!(Expiring::default(), "mgmt_expiring"),
@@ -420,34 +422,34 @@ impl Bridge {
     }
 
     pub(crate) fn names(&self) -> Names {
-        self.table.lock().directory.names
+        self.table.look().directory.names
     }
 
     /// Sets the address of this management VM.
     pub(crate) fn set_mvm_ip(&self, ip: [u8; 16]) {
-        self.table.lock().directory.names.mvm.mvm_ip = ip;
+        self.table.change().directory.names.mvm.mvm_ip = ip;
     }
 
     /// Sets what is known of the management VM above.
     pub(crate) fn set_above(&self, above: Above) {
-        self.table.lock().directory.names.above = above;
+        self.table.change().directory.names.above = above;
     }
 
     /// Reads rules and puts them in the place of those that held. If one is wrong, nothing changes.
     pub(crate) fn load_policy(&self, text: KVVec<u8>) -> Result<(), LoadError> {
         let policy = Policy::new(text)?;
-        let old = core::mem::replace(&mut self.table.lock().policy, policy);
+        let old = core::mem::replace(&mut self.table.change().policy, policy);
         // The table is not locked while it goes.
         drop(old);
         Ok(())
     }
 
     pub(crate) fn policy(&self) -> Arc<Policy> {
-        self.table.lock().policy.clone()
+        self.table.look().policy.clone()
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let directory = &self.table.lock().directory;
+        let directory = &self.table.look().directory;
         Summary {
             names: directory.names,
             uplink: directory.uplink().is_some_and(|link| link.is_connected()),
@@ -458,11 +460,11 @@ impl Bridge {
 
     /// The link to the guest with the smallest VM_ID from `id` on.
     pub(crate) fn guest_from(&self, id: u32) -> Option<(u32, Arc<Link>)> {
-        self.table.lock().directory.guest_from(id)
+        self.table.look().directory.guest_from(id)
     }
 
     pub(crate) fn uplink(&self) -> Option<Arc<Link>> {
-        self.table.lock().directory.uplink().cloned()
+        self.table.look().directory.uplink().cloned()
     }
 
     /// Binds an App_ID. `EADDRINUSE` if somebody in this domain has bound it, unless all share it;
@@ -502,7 +504,7 @@ impl Bridge {
             shared,
         };
         let entry = RBTreeNode::new((service, principal.id), bound, GFP_KERNEL)?;
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         if !table.directory.may_bind(service, shared) {
             return Err(EADDRINUSE);
         }
@@ -520,7 +522,7 @@ impl Bridge {
     pub(crate) fn unbind(&self, endpoint: &Endpoint) {
         let key = (endpoint.service, endpoint.principal.id);
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let entry = table.directory.unbind(&key);
         if endpoint.has_asked.load(Relaxed) {
             table.end_watches_of(endpoint.principal, &mut notices);
@@ -548,17 +550,17 @@ impl Bridge {
 
     /// The link to this guest.
     pub(crate) fn guest(&self, vm_id: u32) -> Option<Arc<Link>> {
-        self.table.lock().directory.guest(vm_id).cloned()
+        self.table.look().directory.guest(vm_id).cloned()
     }
 
     /// The link to the guest with this stable name.
     pub(crate) fn stable_guest(&self, uuid: &Uuid) -> Option<Arc<Link>> {
-        self.table.lock().directory.stable_guest(uuid).cloned()
+        self.table.look().directory.stable_guest(uuid).cloned()
     }
 
     /// Whether one more link may be kept without a channel.
     pub(crate) fn may_park(&self) -> bool {
-        let table = self.table.lock();
+        let table = self.table.look();
         let guests = table.directory.guests();
         let parked = guests.filter(|(_, link)| !link.is_connected()).count();
         !self.closing.load(Relaxed) && parked < MAX_PARKED
@@ -579,7 +581,7 @@ impl Bridge {
         };
         let is_link = |known: &Arc<Link>| Arc::ptr_eq(known, link);
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let directory = &mut table.directory;
         if directory.guest(vm_id).is_some_and(|known| !is_link(known)) {
             return Err(EEXIST);
@@ -614,7 +616,7 @@ impl Bridge {
     /// Makes the link to the management VM known, with the names that this has given.
     pub(crate) fn set_uplink(&self, link: &Arc<Link>, above: Above, comeback: Comeback) {
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let directory = &mut table.directory;
         let before = core::mem::replace(&mut directory.names.above, above);
         let is_new = directory.uplink().is_none();
@@ -632,7 +634,7 @@ impl Bridge {
     /// Forgets a link, if it is the one that is known under its name.
     pub(crate) fn remove_link(&self, link: &Arc<Link>) {
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let known = table.directory.link(link.origin());
         if !known.is_some_and(|known| Arc::ptr_eq(known, link)) {
             return;
@@ -661,6 +663,28 @@ impl Bridge {
         self.end_requests_of(link.principal);
     }
 
+    /// Stamps a message of an endpoint that goes the way of an earlier one, and returns where that is.
+    ///
+    /// The header is as the endpoint wrote it, and was checked but for the addresses.
+    pub(crate) fn prepare_known(
+        &self,
+        from: &Endpoint,
+        draft: &mut Draft,
+    ) -> Result<Option<Target>, Refused> {
+        if from.inbox.is_over_limit() {
+            return Err(Refused::Backlog);
+        }
+        let Some(target) = self.table.known_way(from.principal.id, draft) else {
+            return Ok(None);
+        };
+        draft.stamp(|mut stamp| {
+            stamp.hops(0);
+            stamp.epoch(0);
+        });
+        target.trace_route(draft);
+        Ok(Some(target))
+    }
+
     /// Stamps a message of an endpoint and finds who receives it.
     ///
     /// `header` and `draft` are as the endpoint wrote them.
@@ -675,7 +699,7 @@ impl Bridge {
             return Err(Refused::Backlog);
         }
         (header.hops, header.epoch) = (0, 0);
-        let table = self.table.lock();
+        let table = self.table.look();
         let component = match from.service.serial {
             Some(serial) => Component::Hardware(serial),
             None => table.directory.names.own().into(),
@@ -699,16 +723,22 @@ impl Bridge {
                 .distribute(Origin::Local, header, payload, sender, &back, gfp)
                 .map(Prepared::Broadcast);
         }
-        let found = table.directory.find(&*table.policy, Origin::Local, header);
+        let asked = Asked::new(&table.policy);
+        let found = table.directory.find(&asked, Origin::Local, header);
+        let (cause, changes) = (asked.cause(), table.changes());
         drop(table);
         let mut target;
         (target, header.destination.component) = found?;
+        let written = *draft.addresses();
         draft.stamp(|mut stamp| {
             stamp.hops(header.hops);
             stamp.epoch(header.epoch);
             stamp.source(&header.source);
             stamp.destination(&header.destination);
         });
+        if let Some(way) = Way::of(from.principal, &written, &draft, &target, cause) {
+            self.table.remember(changes, way);
+        }
         self.number_request(&draft, header);
         let answered = self.answer(from.principal, header, &mut target);
         draft.set_answers(answered.is_some());
@@ -717,8 +747,14 @@ impl Bridge {
     }
 
     /// Finds the receiver of a message that came in by `link`; what is to be said of one that has none
-    /// is written in its place. Does not sleep.
+    /// is written in its place. Its header was checked, but for the addresses. Does not sleep.
     pub(crate) fn forward(self: &Arc<Self>, link: &Arc<Link>, mut draft: Draft) -> Forwarded {
+        if let Some(target) = self.forward_known(link, &mut draft) {
+            return Forwarded::To(draft, target);
+        }
+        if let Err(error) = draft.check_addresses() {
+            return Forwarded::Malformed(error);
+        }
         let mut header = draft.stamped();
         // Only a bridge sends undeliverable ones; another domain's may: it returns what we sent.
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -726,7 +762,7 @@ impl Bridge {
         }
         let origin = link.origin();
         header.hops = header.hops.saturating_add(1);
-        let table = self.table.lock();
+        let table = self.table.look();
         if let Origin::Guest(vm_id) = origin {
             header.source.component = table.directory.names.guest(vm_id);
             // What comes back has the epoch of the message that it is about.
@@ -737,7 +773,9 @@ impl Bridge {
         let is_special = header.hops > MAX_HOPS
             || header.kind == Kind::Presence
             || header.flags.contains(Flags::BROADCAST);
-        let found = (!is_special).then(|| table.directory.find(&*table.policy, origin, &header));
+        let asked = Asked::new(&table.policy);
+        let found = (!is_special).then(|| table.directory.find(&asked, origin, &header));
+        let (cause, changes) = (asked.cause(), table.changes());
         drop(table);
         let back = || Target::Link(link.clone());
         let found = if let Some(found) = found {
@@ -774,12 +812,16 @@ impl Bridge {
                 if is_told && matches!(target, Target::Endpoint(_)) {
                     return Forwarded::Dropped;
                 }
+                let written = *draft.addresses();
                 draft.stamp(|mut stamp| {
                     stamp.hops(header.hops);
                     stamp.epoch(header.epoch);
                     stamp.source(&header.source);
                     stamp.destination(&header.destination);
                 });
+                if let Some(way) = Way::of(link.principal, &written, &draft, &target, cause) {
+                    self.table.remember(changes, way);
+                }
                 self.number_request(&draft, &header);
                 draft.set_answers(answered.is_some());
                 if self.await_reply(back, &draft, &target).is_err() {
@@ -805,6 +847,23 @@ impl Bridge {
         }
     }
 
+    /// As [`Bridge::forward`], for one that goes the way of an earlier one.
+    fn forward_known(&self, link: &Link, draft: &mut Draft) -> Option<Target> {
+        let hops = draft.hops().saturating_add(1);
+        if hops > MAX_HOPS {
+            return None;
+        }
+        let target = self.table.known_way(link.principal.id, draft)?;
+        draft.stamp(|mut stamp| {
+            stamp.hops(hops);
+            if let Origin::Guest(_) = link.origin() {
+                stamp.epoch(link.epoch());
+            }
+        });
+        target.trace_route(draft);
+        Some(target)
+    }
+
     /// Tells the sender of `message` that it was not delivered, if it wants to know and is there.
     pub(crate) fn bounce(&self, message: &Message, reason: Reason) {
         let reason = if message.is_expired() {
@@ -828,13 +887,13 @@ impl Bridge {
     /// Finds the receiver of a message to one, and the name that its component is to carry, as
     /// far as the rules allow.
     fn find(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
-        let table = self.table.lock();
+        let table = self.table.look();
         Ok(table.directory.find(&*table.policy, origin, header)?)
     }
 
     /// As [`Bridge::find`], for what no rule forbids: a bridge's own words to who asked for them.
     fn find_asker(&self, origin: Origin, header: &Header) -> Result<(Target, Component), Refused> {
-        Ok(self.table.lock().directory.find_asker(origin, header)?)
+        Ok(self.table.look().directory.find_asker(origin, header)?)
     }
 
     /// Finds who sent a message.
@@ -897,7 +956,7 @@ impl Bridge {
         sender: Principal,
     ) -> Result<KVec<(Target, Component)>, Refused> {
         let mut targets = KVec::new();
-        let table = self.table.lock();
+        let table = self.table.look();
         let add = |target, component| {
             let pushed = targets.push((target, component), GFP_ATOMIC);
             pushed.map_err(|e| Refused::Failed(e.into()))
@@ -935,7 +994,7 @@ impl Bridge {
             None => (AppId::FIRST.into(), 0),
             Some(last) => (last.service, last.principal.id + 1),
         };
-        self.table.lock().directory.endpoint_from(&from)
+        self.table.look().directory.endpoint_from(&from)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         quota::Amount, //
     },
     spares::Spares,
-    wire::{Header, Stamp, WireError, DEADLINE_AT, HEADER_LEN},
+    wire::{Header, Stamp, WireError, ADDRESSES_LEN, DEADLINE_AT, HEADER_LEN},
     xen::{
         bytes::{self, Bytes, Source, WITHIN},
         pages::PageBuffer, //
@@ -221,14 +221,25 @@ impl Draft {
 
     /// Checks a header that was copied; its time starts now.
     pub(crate) fn check(&mut self) -> Result<(), WireError> {
-        Header::check(self.bytes.first_chunk().ok_or(WireError::Length)?)?;
+        self.check_fields()?;
+        self.check_addresses()
+    }
+
+    /// As [`Draft::check`], but for the addresses.
+    pub(crate) fn check_fields(&mut self) -> Result<(), WireError> {
+        Header::check_fields(self.bytes.first_chunk().ok_or(WireError::Length)?)?;
         self.start();
         Ok(())
     }
 
+    /// The rest of [`Draft::check`].
+    pub(crate) fn check_addresses(&self) -> Result<(), WireError> {
+        Header::check_addresses(self.encoded())
+    }
+
     /// Whether its payload has the length that its header says.
     pub(crate) fn is_whole(&self) -> bool {
-        Header::length_of(self.encoded()) as usize == self.payload().len()
+        self.written_length() == self.payload().len()
     }
 
     /// Gives it a payload in pages.
@@ -265,6 +276,26 @@ impl Message {
     /// Whether it asks who is there, and bridges answer: then its place among others is nothing to anybody.
     pub(crate) fn is_question(&self) -> bool {
         Header::is_question(self.encoded())
+    }
+
+    /// Whether it is data to one receiver that no reply is awaited to.
+    pub(crate) fn is_plain(&self) -> bool {
+        Header::is_plain(self.encoded())
+    }
+
+    /// Both addresses, encoded.
+    pub(crate) fn addresses(&self) -> &[u8; ADDRESSES_LEN] {
+        Header::addresses_of(self.encoded())
+    }
+
+    /// Bytes of the payload, as its header says.
+    pub(crate) fn written_length(&self) -> usize {
+        Header::length_of(self.encoded()) as usize
+    }
+
+    /// How many bridges have forwarded it.
+    pub(crate) fn hops(&self) -> u8 {
+        Header::hops_of(self.encoded())
     }
 
     /// The header, encoded, as it was when it came.

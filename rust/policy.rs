@@ -11,6 +11,7 @@ use crate::{
     },
     wire::Kind, //
 };
+use core::cell::Cell;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -90,6 +91,17 @@ impl Policy {
         Some((rule.line, self.hits.get(number)?.get()))
     }
 
+    /// Counts that a rule has decided.
+    pub(crate) fn count(&self, cause: Cause) {
+        let counter = match cause {
+            Cause::Rule(number) => self.hits.get(usize::from(number)),
+            Cause::BuiltIn(which) => self.built_in_hits.get(which as usize),
+        };
+        if let Some(counter) = counter {
+            counter.add(1);
+        }
+    }
+
     /// How often a built-in rule has decided.
     pub(crate) fn built_in(&self, number: usize) -> Option<u64> {
         Some(self.built_in_hits.get(number)?.get())
@@ -98,16 +110,44 @@ impl Policy {
 
 impl directory::Rules for Policy {
     fn decide(&self, mvm: VmName, source: &End<'_>, destination: &End<'_>, kind: Kind) -> Verdict {
-        let Some(decision) = self.table.decide_between(mvm, source, destination, kind) else {
+        let asked = Asked::new(self);
+        asked.decide(mvm, source, destination, kind)
+    }
+}
+
+/// The rules, asked about one message.
+pub(crate) struct Asked<'a> {
+    policy: &'a Policy,
+    times: Cell<u32>,
+    cause: Cell<Option<Cause>>,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn new(policy: &'a Policy) -> Self {
+        Self {
+            policy,
+            times: Cell::new(0),
+            cause: Cell::new(None),
+        }
+    }
+
+    /// The rule that decided, if any was asked; `None` if several did.
+    pub(crate) fn cause(&self) -> Option<Option<Cause>> {
+        (self.times.get() <= 1).then(|| self.cause.get())
+    }
+}
+
+impl directory::Rules for Asked<'_> {
+    fn decide(&self, mvm: VmName, source: &End<'_>, destination: &End<'_>, kind: Kind) -> Verdict {
+        let table = &self.policy.table;
+        let Some(decision) = table.decide_between(mvm, source, destination, kind) else {
+            // No rule is about it.
+            self.times.set(u32::MAX);
             return Verdict::Deny;
         };
-        let counter = match decision.cause {
-            Cause::Rule(number) => self.hits.get(usize::from(number)),
-            Cause::BuiltIn(which) => self.built_in_hits.get(which as usize),
-        };
-        if let Some(counter) = counter {
-            counter.add(1);
-        }
+        self.times.set(self.times.get().saturating_add(1));
+        self.cause.set(Some(decision.cause));
+        self.policy.count(decision.cause);
         decision.verdict
     }
 }

@@ -80,6 +80,31 @@ impl Port {
     /// Does not sleep if `gfp` does not allow it and a full receiver [`Fails`](Full::Fails) it with
     /// `EAGAIN`.
     pub(crate) fn send(&self, header: &mut Header, draft: Draft, gfp: Flags, full: Full) -> Result {
+        match self.send_known(draft, full)? {
+            Some(draft) => self.send_new(header, draft, gfp, full),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Port::send`], for a message that goes the way of an earlier one; returns any other. Its header
+    /// was checked, but for the addresses.
+    pub(crate) fn send_known(&self, mut draft: Draft, full: Full) -> Result<Option<Draft>> {
+        let known = self.bridge.prepare_known(&self.endpoint, &mut draft);
+        let Some(target) = known.map_err(errno)? else {
+            return Ok(Some(draft));
+        };
+        self.send_to(draft, &target, full)?;
+        Ok(None)
+    }
+
+    /// As [`Port::send`], for one of which [`Port::send_known`] does not know the way.
+    pub(crate) fn send_new(
+        &self,
+        header: &mut Header,
+        draft: Draft,
+        gfp: Flags,
+        full: Full,
+    ) -> Result {
         let prepared = self.bridge.prepare(&self.endpoint, header, draft, gfp);
         match prepared.map_err(errno)? {
             Prepared::To(message, target, answered) => {

@@ -304,7 +304,7 @@ impl Fabric {
 
 impl Bridge {
     pub(crate) fn fabric(&self) -> Option<Arc<Fabric>> {
-        self.table.lock().directory.fabric.clone()
+        self.table.look().directory.fabric.clone()
     }
 
     /// Has a daemon carry the link to other platforms: the one that is there, or a new one.
@@ -314,7 +314,7 @@ impl Bridge {
     pub(crate) fn carry_fabric(self: &Arc<Self>) -> Result<Arc<Fabric>> {
         let new = Fabric::new(self)?;
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let names = table.directory.names;
         if names.above != Above::Nobody {
             return Err(EOPNOTSUPP);
@@ -348,7 +348,7 @@ impl Bridge {
     /// to the senders.
     pub(super) fn end_fabric(&self, fabric: &Arc<Fabric>) {
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let mut state = fabric.state.lock();
         if let Carrier::File = state.carrier {
             return;
@@ -381,7 +381,7 @@ impl Bridge {
         let origin = Origin::Fabric;
         let (names, source) = (self.names(), header.source.component);
         let is_own = is_vm_of(&names, &source) && self.is_expected(&header);
-        if !is_own && !self.table.lock().directory.may_come(&header) {
+        if !is_own && !self.table.look().directory.may_come(&header) {
             return Err(Refused::Failed(EACCES));
         }
         if header.source.app.is_none() || header.destination.app.is_none() {
@@ -494,7 +494,7 @@ impl Bridge {
         let mut waits = List::new();
         let mut left = List::new();
         // Nobody finds the one way or the other meanwhile.
-        let table = self.table.lock();
+        let table = self.table.change();
         link.has_arrived();
         if let (Some(fabric), Some(uuid)) = (&fabric, link.uuid) {
             fabric.take_for(&Component::Stable(uuid), from, &mut waits);
@@ -520,7 +520,7 @@ impl Bridge {
     /// Another platform is there, or is gone: tells those who watch somebody there.
     pub(crate) fn tell_platform(&self, fabric: &Arc<Fabric>, ip: [u8; 16], is_there: bool) {
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         if is_there {
             // A stable name may be of any platform.
             let may_be_there = |component: &Component| match component {
@@ -542,7 +542,7 @@ impl Bridge {
     pub(crate) fn tell_hardware(&self, fabric: &Arc<Fabric>, serial: Serial, is_there: bool) {
         let is_it = |component: &Component| *component == Component::Hardware(serial);
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         if is_there {
             table.ask_fabric(fabric, is_it, &mut notices);
         } else {
@@ -554,7 +554,7 @@ impl Bridge {
 
     /// The hardware that this domain serves, with the smallest serial number behind this one.
     pub(crate) fn hardware_after(&self, last: Option<Serial>) -> Option<Serial> {
-        self.table.lock().directory.hardware_after(last)
+        self.table.look().directory.hardware_after(last)
     }
 
     /// Sends a message on to other platforms, under another name.

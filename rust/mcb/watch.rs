@@ -511,7 +511,7 @@ impl Bridge {
         let key = (app, self.next_watch.fetch_add(1, Relaxed));
         let node = RBTreeNode::new(key, watch, GFP_ATOMIC).map_err(Refused::Failed)?;
         let mut notices = Notices::default();
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let (way, name) = table.directory.route(origin, &component);
         if let Route::Unreachable(reason) = way {
             return Err(Refused::Unreachable(reason));
@@ -566,7 +566,7 @@ impl Bridge {
             return false;
         };
         let mut asked = false;
-        let mut table = self.table.lock();
+        let mut table = self.table.change();
         let Table {
             directory, watches, ..
         } = &mut *table;

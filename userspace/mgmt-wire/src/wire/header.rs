@@ -36,6 +36,9 @@ pub const DEADLINE_AT: core::ops::Range<usize> = at::DEADLINE..at::EPOCH;
 /// Where both addresses are in an encoded header, the source first, for who compares them as bytes.
 pub const ADDRESSES_AT: core::ops::Range<usize> = at::SOURCE..HEADER_LEN;
 
+/// Bytes of both.
+pub const ADDRESSES_LEN: usize = 2 * ADDRESS_LEN;
+
 /// Priority classes: a message of a higher class overtakes those of lower ones; within a class
 /// order is kept.
 pub const CLASSES: usize = 4;
@@ -250,6 +253,23 @@ impl Header {
             && u16::from_le_bytes(array(bytes, at::FLAGS)) & flags == flags
     }
 
+    /// Whether an encoded header, which may be wrong, is of data to one receiver that no reply is awaited to.
+    pub fn is_plain(bytes: &[u8; HEADER_LEN]) -> bool {
+        let flags = Flags::BROADCAST.union(Flags::REQUEST).bits();
+        bytes[at::KIND] == Kind::Data as u8
+            && u16::from_le_bytes(array(bytes, at::FLAGS)) & flags == 0
+    }
+
+    /// Both addresses in an encoded header.
+    pub fn addresses_of(bytes: &[u8; HEADER_LEN]) -> &[u8; ADDRESSES_LEN] {
+        part(bytes, at::SOURCE)
+    }
+
+    /// How many bridges have forwarded the message of an encoded header.
+    pub fn hops_of(bytes: &[u8; HEADER_LEN]) -> u8 {
+        bytes[at::HOPS]
+    }
+
     /// Whether an encoded header, which may be wrong, is of an undeliverable message.
     pub fn is_undeliverable(bytes: &[u8; HEADER_LEN]) -> bool {
         bytes[at::KIND] == Kind::Undeliverable as u8
@@ -279,6 +299,12 @@ impl Header {
 
     /// Checks all that can be wrong in an encoded header alone.
     pub fn check(bytes: &[u8; HEADER_LEN]) -> Result<(), WireError> {
+        Self::check_fields(bytes)?;
+        Self::check_addresses(bytes)
+    }
+
+    /// As [`Header::check`], for what is before the addresses.
+    pub fn check_fields(bytes: &[u8; HEADER_LEN]) -> Result<(), WireError> {
         if bytes[at::VERSION] != VERSION {
             return Err(WireError::Version);
         }
@@ -289,8 +315,6 @@ impl Header {
         let kind = Kind::try_from(bytes[at::KIND])?;
         let flags = Flags::from_bits(u16::from_le_bytes(array(bytes, at::FLAGS)))?;
         let reason = Reason::try_from(u16::from_le_bytes(array(bytes, at::REASON)))?;
-        Address::check(part(bytes, at::SOURCE))?;
-        Address::check(part(bytes, at::DESTINATION))?;
         let length = u32::from_le_bytes(array(bytes, at::LENGTH));
         if u32::from_le_bytes(array(bytes, at::APP_HEADER_LENGTH)) > length {
             return Err(WireError::Length);
@@ -306,6 +330,13 @@ impl Header {
             return Err(WireError::Length);
         }
         Ok(())
+    }
+
+    /// As [`Header::check`], for the addresses: who finds them to be those of an earlier header need not
+    /// check them again.
+    pub fn check_addresses(bytes: &[u8; HEADER_LEN]) -> Result<(), WireError> {
+        Address::check(part(bytes, at::SOURCE))?;
+        Address::check(part(bytes, at::DESTINATION))
     }
 
     /// Decodes a header that passed [`Header::check`].
@@ -408,6 +439,11 @@ impl<'a> Stamp<'a> {
     /// The incarnation of the sender's channel.
     pub fn epoch(&mut self, epoch: u32) {
         *part_mut(self.0, at::EPOCH) = epoch.to_le_bytes();
+    }
+
+    /// Who sent it and where it goes, encoded.
+    pub fn addresses(&mut self, addresses: &[u8; ADDRESSES_LEN]) {
+        *part_mut(self.0, at::SOURCE) = *addresses;
     }
 
     /// Who sent it.

@@ -16,8 +16,8 @@ pub use addr::{
     ADDRESS_LEN, APP_ID_LEN, Address, AppId, COMPONENT_BODY_LEN, COMPONENT_LEN, Component, Serial,
 };
 pub use header::{
-    ADDRESSES_AT, CLASSES, DEADLINE_AT, Flags, HEADER_LEN, Header, Kind, MAX_HOPS, Reason, Stamp,
-    VERSION,
+    ADDRESSES_AT, ADDRESSES_LEN, CLASSES, DEADLINE_AT, Flags, HEADER_LEN, Header, Kind, MAX_HOPS,
+    Reason, Stamp, VERSION,
 };
 pub use presence::{Event, PRESENCE_LEN};
 

@@ -382,6 +382,10 @@ proptest! {
         prop_assert_eq!(Header::length_of(&bytes), header.length);
         prop_assert_eq!(Header::deadline_of(&bytes), header.deadline_ms);
         prop_assert_eq!(&bytes[DEADLINE_AT], &header.deadline_ms.to_le_bytes());
+        prop_assert_eq!(Header::hops_of(&bytes), header.hops);
+        prop_assert_eq!(&bytes[ADDRESSES_AT], Header::addresses_of(&bytes));
+        let special = [Flags::BROADCAST, Flags::REQUEST].map(|flag| header.flags.contains(flag));
+        prop_assert_eq!(Header::is_plain(&bytes), header.kind == Kind::Data && special == [false; 2]);
     }
 
     #[test]
@@ -404,6 +408,10 @@ proptest! {
             destination: stamped.destination,
             ..written
         };
+        prop_assert_eq!(bytes, expected.encode());
+        let mut bytes = written.encode();
+        Stamp::new(&mut bytes).addresses(Header::addresses_of(&stamped.encode()));
+        let expected = Header { source: stamped.source, destination: stamped.destination, ..written };
         prop_assert_eq!(bytes, expected.encode());
     }
 
