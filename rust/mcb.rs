@@ -1003,8 +1003,7 @@ pub(crate) fn check_written(header: &Header) -> Result {
     let broadcast = header.flags.contains(Flags::BROADCAST);
     let goes_alone = match header.destination.component {
         // A watch goes where it applies by itself.
-        Component::Platform => header.kind == Kind::Presence,
-        Component::Everywhere => false,
+        Component::Platform | Component::Everywhere => header.kind == Kind::Presence,
         _ => true,
     };
     if broadcast && matches!(header.kind, Kind::Reply | Kind::Presence) || !broadcast && !goes_alone

@@ -22,8 +22,14 @@ use crate::{
 use kernel::{
     prelude::*,
     rbtree::RBTreeNode,
-    sync::{atomic::ordering::Relaxed, Arc}, //
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc, //
+    }, //
 };
+
+/// Components that are remembered as up for a watch: another host may say of any number that they are.
+const MAX_UP: usize = 1024;
 
 /// Somebody wants to hear who binds and frees an App_ID. That is in the key.
 pub(super) struct Watch {
@@ -32,8 +38,10 @@ pub(super) struct Watch {
     to: Target,
     origin: Origin,
     principal: Principal,
-    /// Where: one VM, or the platform.
+    /// Where: one VM, the platform, or all of them.
     component: Component,
+    /// Whether other platforms were asked, by a rule, where it does not lead to one alone.
+    is_abroad: Atomic<bool>,
     /// What came up by a channel, and has not gone down again.
     up: KVec<Component>,
     /// Of the account of who asked; none only until it is clear that this watch is a new one.
@@ -70,7 +78,7 @@ impl Watch {
         event: Event,
     ) -> bool {
         let source = header.source.component;
-        let everywhere = matches!(way, Route::LocalAndUplink | Route::LocalAndGuests);
+        let everywhere = leads_to_many(way);
         // Whom a stable name means, only the management VM knows, or the fabric.
         let above = matches!(way, Route::Uplink | Route::Fabric);
         let named_above = above && matches!(component, Component::Stable(_));
@@ -84,13 +92,15 @@ impl Watch {
         }
         let at = self.up.iter().position(|up| *up == source);
         match (event, at) {
-            // Without memory, nobody hears when its channel goes.
-            (Event::Up, None) => drop(self.up.push(source, GFP_ATOMIC)),
+            // Without room, nobody hears when its channel goes.
+            (Event::Up, None) if self.up.len() < MAX_UP => drop(self.up.push(source, GFP_ATOMIC)),
             (Event::Moved, None) => {
                 if !everywhere {
                     self.up.clear();
                 }
-                let _ = self.up.push(source, GFP_ATOMIC);
+                if self.up.len() < MAX_UP {
+                    let _ = self.up.push(source, GFP_ATOMIC);
+                }
             }
             (Event::Down, Some(at)) => drop(self.up.remove(at)),
             _ => {}
@@ -153,12 +163,16 @@ impl Table {
         let names = &self.directory.names;
         let (way, component) = self.directory.route(watch.origin, &watch.component);
         let Some(serial) = service.serial else {
-            return names.local(way, component);
+            let name = names.local(way, component)?;
+            // Who watches one domain was let to, or not, when it asked.
+            let is_told =
+                !leads_to_many(way) || self.may_watch(service.app, watch, Route::Local, name);
+            return is_told.then_some(name);
         };
         let name = Component::Hardware(serial);
         let is_told = match way {
             Route::Hardware(wanted) => wanted == serial,
-            Route::LocalAndGuests => {
+            Route::LocalAndGuests | Route::Everywhere => {
                 self.may_watch(service.app, watch, Route::Hardware(serial), name)
             }
             _ => false,
@@ -227,11 +241,13 @@ impl Table {
         if asks {
             self.tell_at_once(app, watch, way, notices);
         }
-        if self.directory.may_be_elsewhere(watch.origin, way) {
-            // Who asks knows by now that it is not here.
+        if way == Route::Everywhere || self.directory.may_be_elsewhere(watch.origin, way) {
+            // Who asks knows by now what is here, or that it is not.
             let fabric = self.directory.fabric.clone();
-            let may = !asks || self.may_watch(app, watch, Route::Fabric, component);
+            let was_asked = watch.is_abroad.load(Relaxed);
+            let may = was_asked || asks && self.may_watch(app, watch, Route::Fabric, component);
             if let Some(fabric) = fabric.filter(|_| may) {
+                watch.is_abroad.store(asks, Relaxed);
                 notices.add(Notice {
                     flags: Flags::NO_UNDELIVERABLE,
                     ..pass(Target::Fabric(fabric), component)
@@ -255,12 +271,12 @@ impl Table {
                 notices.add(pass(link(uplink), component));
             }
         }
-        if way == Route::LocalAndGuests {
+        if matches!(way, Route::LocalAndGuests | Route::Everywhere) {
             for (id, guest) in self.directory.guests() {
                 let name = self.directory.names.guest(id);
-                if guest.origin() != watch.origin
-                    && self.may_watch(app, watch, Route::Guest(id), name)
-                {
+                // It ends also where the rules have come to forbid it.
+                let may = !asks || self.may_watch(app, watch, Route::Guest(id), name);
+                if may && guest.origin() != watch.origin {
                     notices.add(pass(link(&guest), name));
                 }
             }
@@ -301,7 +317,7 @@ impl Table {
             let (way, component) = self.directory.route(watch.origin, &watch.component);
             let component = match (way, link.origin()) {
                 (Route::Guest(id), Origin::Guest(new)) if id == new => component,
-                (Route::LocalAndGuests, Origin::Guest(new))
+                (Route::LocalAndGuests | Route::Everywhere, Origin::Guest(new))
                     if self.may_watch(*app, watch, Route::Guest(new), names.guest(new)) =>
                 {
                     names.guest(new)
@@ -327,10 +343,12 @@ impl Table {
     ) {
         for ((app, _), watch) in self.watches.iter() {
             let (way, component) = self.directory.route(watch.origin, &watch.component);
+            let may_lead_there =
+                way == Route::Everywhere || self.directory.may_be_elsewhere(watch.origin, way);
             let leads_there = way == Route::Fabric
-                || self.directory.may_be_elsewhere(watch.origin, way)
-                    && self.may_watch(*app, watch, Route::Fabric, component);
+                || may_lead_there && self.may_watch(*app, watch, Route::Fabric, component);
             if leads_there && may_be_there(&component) {
+                watch.is_abroad.store(may_lead_there, Relaxed);
                 notices.add(Notice {
                     flags: Flags::NO_UNDELIVERABLE,
                     ..watch.passed(
@@ -405,6 +423,14 @@ fn is_served(directory: &Directory, component: Component, app: AppId) -> bool {
         app,
     };
     directory.first(service).is_some()
+}
+
+/// Whether there is more than one component on this way.
+fn leads_to_many(way: Route) -> bool {
+    matches!(
+        way,
+        Route::LocalAndUplink | Route::LocalAndGuests | Route::Everywhere
+    )
 }
 
 /// What a guest calls its management VM.
@@ -505,6 +531,7 @@ impl Bridge {
             origin,
             principal,
             component,
+            is_abroad: Atomic::new(false),
             up: KVec::new(),
             slot: None,
         };
@@ -516,13 +543,8 @@ impl Bridge {
         if let Route::Unreachable(reason) = way {
             return Err(Refused::Unreachable(reason));
         }
-        // No bridge passes such a watch on: who is on all platforms, nobody keeps.
-        if component == Component::Everywhere {
-            return Err(Refused::Unreachable(Reason::NoComponent));
-        }
-        let everywhere = matches!(way, Route::LocalAndGuests | Route::LocalAndUplink);
         let directory = &table.directory;
-        if !everywhere
+        if !leads_to_many(way)
             && directory.judge(&*table.policy, origin, way, header, name) != Verdict::Allow
         {
             return Err(Refused::Unreachable(Reason::Denied));

@@ -433,6 +433,30 @@ def one_question_for_all():
 
 
 @fabric_case(timeout=300)
+def one_watch_for_all():
+    """One watch hears who comes and goes on both hosts, also after the daemon was killed."""
+    check(reached(), "h2 is not there")
+    name = mgmt.guests()[0]
+    begins = f"setsid python3 -c '{BROKER}' >/tmp/broker.log 2>&1 </dev/null & echo $! >/tmp/broker"
+    with File("Watcher") as f:
+        told = lambda: (lambda m: m and (m.payload, m.source_component))(f.read(30))
+        f.write(message("Broker", EVERYWHERE, mgmt.WATCH, kind=mgmt.PRESENCE))
+        check(f.read(2) is None, "somebody is there already")
+        for _ in range(2):
+            must_there(begins)
+            equal("on h2", (mgmt.UP, component(H2)), told())
+            with mgmt.GuestFile(name, "Broker"):
+                equal("in a guest here", (mgmt.UP, component(H1, mgmt.domid(name))), told())
+            equal("its end", (mgmt.DOWN, component(H1, mgmt.domid(name))), told())
+            must_there("kill $(cat /tmp/broker)")
+            equal("its end on h2", (mgmt.DOWN, component(H2)), told())
+            here(KILL)
+            here(daemon(H1))
+            check(reached(), "h2 is not there")
+        check(f.read(2) is None, "it is told more")
+
+
+@fabric_case(timeout=300)
 def slow_peer():
     """A receiver that is slow, and for 8 s does not read at all, gets all, in order; its sender waits."""
     count = 6000

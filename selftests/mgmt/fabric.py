@@ -524,7 +524,6 @@ def everywhere():
             # This host has refused it: nobody there speaks as everybody.
             for text, fields, reason in (
                 ("to one", {}, DENIED),
-                ("a watch", {"kind": PRESENCE, "payload": WATCH}, NO_COMPONENT),
                 ("hops", {"flags": BROADCAST, "hops": 8}, HOPS),
             ):
                 fabric.write(from_remote("All", EVERYWHERE, **fields))
@@ -536,8 +535,7 @@ def everywhere():
     with File("Here") as f, GuestFile(name, "Guest") as guest:
         for text, fields in (
             ("without the flag", {}),
-            ("a watch", {"kind": PRESENCE, "payload": WATCH}),
-            ("no watch", {"kind": PRESENCE, "payload": mgmt.UNWATCH}),
+            ("a watch with it", {"kind": PRESENCE, "payload": WATCH, "flags": BROADCAST}),
             ("a reply", {"kind": REPLY, "flags": BROADCAST}),
         ):
             for sender in (f, guest):
@@ -570,6 +568,68 @@ def discovery_everywhere():
             told = answers(lambda: settled(fabric, "an answer"), 2)
             equal("who serves it here", expected(DOM_M, component), told)
             check(fabric.read(0.3) is None, "there is more")
+
+
+@case(timeout=240)
+def presence_everywhere():
+    """One watch hears who comes and goes here, in guests, and on all other platforms, also those that come later."""
+    name = guests()[0]
+    component = vm(mgmt.domid(name), HERE)
+    told = lambda m: m and (m.payload, m.source_component)
+    servers = (lambda: File("All"), DOM_M), (lambda: GuestFile(name, "All"), component)
+    with FabricFile() as fabric, File("Here") as f, GuestFile(name, "Guest") as guest:
+        for watcher, source, app in ((f, DOM_M, "Here"), (guest, component, "Guest")):
+            watcher.write(message("All", EVERYWHERE, WATCH, kind=PRESENCE))
+            asked = settled(fabric, "the watch")
+            equal("asked", (PRESENCE, WATCH, source, EVERYWHERE),
+                  (asked.kind, asked.payload, asked.source_component, asked.component))  # fmt: skip
+            check(watcher.read(1) is None, "it hears of somebody who is not there")
+            for serve, where in servers:
+                with serve():
+                    equal("up", (UP, where), told(watcher.read()))
+                equal("down", (DOWN, where), told(watcher.read()))
+            remote = lambda event: from_remote(app, source, event, kind=PRESENCE, source_app="All")
+            fabric.write(remote(UP))
+            equal("up there", (UP, REMOTE), told(watcher.read()))
+            fabric.platform(THERE, 0)
+            equal("its host is gone", (DOWN, REMOTE), told(watcher.read()))
+            fabric.platform(THERE, 1)
+            asked = settled(fabric, "the watch again")
+            equal("asked again", (WATCH, source, EVERYWHERE), (asked.payload, asked.source_component, asked.component))
+            fabric.write(remote(UP))
+            equal("up there again", (UP, REMOTE), told(watcher.read()))
+            watcher.write(message("All", EVERYWHERE, mgmt.UNWATCH, kind=PRESENCE))
+            equal("no more", (mgmt.UNWATCH, EVERYWHERE), (lambda m: (m.payload, m.component))(settled(fabric, "its end")))
+            with File("All"):
+                check(watcher.read(1) is None, "it hears what it does not watch any more")
+        fabric.write(from_remote("All", EVERYWHERE, WATCH, kind=PRESENCE))
+        check(fabric.read(0.3) is None, "told there of somebody who is not here")
+        for serve, where in servers:
+            with serve():
+                got = settled(fabric, "up here")
+                equal("told there", (UP, where, REMOTE), (got.payload, got.source_component, got.component))
+            equal("told there", (DOWN, where), told(settled(fabric, "down here")))
+        # By rules, one by one.
+        try:
+            for rules, who in (
+                ("", []),
+                ("allow vm:10.0.0.2/0 -> All@mvm kinds data", []),
+                ("allow vm:10.0.0.2/0 -> All@mvm", [DOM_M]),
+                ("allow vm:10.0.0.2/0 -> All@vm:*", [component]),
+            ):
+                f.load_policy(rules)
+                fabric.write(from_remote("All", EVERYWHERE, mgmt.UNWATCH, kind=PRESENCE))
+                with File("All"), GuestFile(name, "All"):
+                    fabric.write(from_remote("All", EVERYWHERE, WATCH, kind=PRESENCE))
+                    equal(f"{rules or 'no rule'}: told there", [(UP, w) for w in who],
+                          [told(settled(fabric, "up here")) for _ in who])  # fmt: skip
+                    check(fabric.read(0.5) is None, f"{rules or 'no rule'}: there is more")
+                    fabric.write(from_remote("All", EVERYWHERE, mgmt.UNWATCH, kind=PRESENCE))
+            f.load_policy("allow vm:* -> vm:10.0.0.2/*")
+            guest.write(message("All", EVERYWHERE, WATCH, kind=PRESENCE))
+            check(fabric.read(0.5) is None, "a guest's watch has left, and no rule lets it")
+        finally:
+            f.load_policy(mgmt.OPEN_POLICY)
 
 
 @case(timeout=240)

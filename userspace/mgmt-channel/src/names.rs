@@ -7,7 +7,7 @@
 //! | `self` | the sender's own domain |
 //! | `mvm` | the management VM of the sender's platform |
 //! | `platform` | every domain of the sender's platform (broadcasts only) |
-//! | `everywhere` | these, and every domain of all other platforms (broadcasts only) |
+//! | `everywhere` | these, and every domain of all other platforms (broadcasts and presence) |
 //! | `vm:ID` | the VM with this domain id on the sender's platform |
 //! | `vm:IP/ID` | the VM with this domain id on the platform whose management VM has this address |
 //! | `uuid:UUID` | the VM with this stable name |

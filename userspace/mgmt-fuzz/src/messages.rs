@@ -111,11 +111,15 @@ pub fn wrong(dice: &mut Dice, app: AppId) -> (Vec<u8>, i32) {
         14 => patched(160, &[0; 32]),
         15 => with(|header| header.destination.component = Component::Platform),
         16 => with(|header| header.destination.component = Component::Everywhere),
-        // A watch of that kind there is not.
+        // A watch goes where it applies by itself.
         17 => {
             let event = dice.choose(&[Event::Watch, Event::Unwatch]).encode();
-            let to = Address::new(Component::Everywhere, app);
-            let header = Header::new(Kind::Presence, to, event.len() as u32);
+            let everybody = [Component::Platform, Component::Everywhere];
+            let to = Address::new(dice.choose(&everybody), app);
+            let header = Header {
+                flags: Flags::BROADCAST,
+                ..Header::new(Kind::Presence, to, event.len() as u32)
+            };
             [header.encode().to_vec(), event.to_vec()].concat()
         }
         18 => with(|header| {
