@@ -106,6 +106,55 @@ def one_way():
 
 
 @case
+def the_same_way_again():
+    """What goes the way of an earlier message is counted by the same rule, until the next change of rules or names."""
+    first, second = guests()[:2]
+    a, b = ids()
+    two, rule = vm(b), f"allow App@vm:{a} -> App@vm:{b} kinds data"
+    load(rule)
+    with GuestFile(first, "App") as f, GuestFile(first, "Other") as other, File("App") as here:
+        with GuestFile(second, "App") as g:
+            for count in range(1, 4):
+                passes("again", f, g, two, "App")
+                equal("counted", count, hits(0))
+                other.write(message("App", two))
+                comes_back("another application", other, DENIED)
+            f.write(message("App", two, kind=REPLY))
+            comes_back("another kind", f, DENIED)
+            load("")
+            f.write(message("App", two))
+            comes_back("the rule is gone", f, DENIED)
+            load(rule)
+            passes("it is there again", f, g, two, "App")
+            equal("counted anew", 1, hits(0))
+            load(f"through App@mvm App@vm:{a} -> App@vm:{b}")
+            for count in (1, 2):
+                passes("through a broker", f, here, two, "App")
+                equal("counted", count, hits(0))
+        load(rule)
+        f.write(message("App", two))
+        got = f.read(10)
+        # busybox's timeout there may have the file open for a second still.
+        gone = mgmt.NO_ENDPOINT, mgmt.PEER_GONE
+        check(got is not None and got.kind == UNDELIVERABLE and got.reason in gone, f"who is gone: {got}")
+    # More ways than are remembered, and names that come and go.
+    with File("Sender") as f:
+        receivers = [File(f"App{number}") for number in range(100)]
+        for round in range(3):
+            for number in range(100):
+                f.write(message(f"App{number}", mgmt.SELF, b"%d" % (1000 * round + number)))
+            for number, receiver in enumerate(receivers):
+                got = receiver.read(0)
+                equal(f"App{number}", b"%d" % (1000 * round + number), got and got.payload)
+            receivers[round].close()
+            raises(errno.ECONNREFUSED, "who is gone", f.write, message(f"App{round}", mgmt.SELF))
+            receivers[round] = File(f"App{round}")
+        for receiver in receivers:
+            receiver.close()
+    load("")
+
+
+@case
 def denied_here():
     """What Dom-M's own endpoints may not send is refused at once: EACCES."""
     second = guests()[1]
