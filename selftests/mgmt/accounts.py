@@ -348,7 +348,7 @@ def requests_to_a_guest():
             question = server.read()
             equal("a question", 5, question.correlation)
             mgmt.rebind(name)
-            check(mgmt.until(lambda: is_back(name), 30), "the channel does not come back")
+            check(mgmt.until(lambda: is_back(vm_id), 30), "the channel does not come back")
             answers(server, question)
             equal("the reply by another channel", (REPLY, 5), (lambda m: m and (m.kind, m.correlation))(asker.read(20)))
             asks(asker, "Server", there, 6)
@@ -357,20 +357,20 @@ def requests_to_a_guest():
             ended("the link is gone", asker, 6, 6, PEER_GONE, 20)
             mgmt.must("mgmtctl", "attach", name)
         nothing_more("afterwards", asker)
-    check(mgmt.until(lambda: is_back(name), 30), "the channel does not come back")
+    check(mgmt.until(lambda: is_back(vm_id), 30), "the channel does not come back")
+    # Its own end is the later one.
+    connected = lambda: "connected" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1]
+    check(mgmt.until(connected, 30), "the guest's channel does not come back")
 
 
-def is_back(name):
-    """Whether both ends have a channel: Dom-M's is the first."""
-    vm_id = mgmt.domid(name)
+def is_back(vm_id):
+    """Whether Dom-M's end has a channel."""
     with File() as f:
         try:
             link = f.link(vm_id)
         except OSError:
             return False
-    if (link["id"], link["state"]) != (vm_id, 2):
-        return False
-    return "yes" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1]
+    return (link["id"], link["state"]) == (vm_id, 2)
 
 
 @case(timeout=150)
