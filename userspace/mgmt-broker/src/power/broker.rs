@@ -16,8 +16,11 @@ use std::time::{Duration, Instant};
 
 /// Reports of one agent that come faster than this are dropped: an epoch is 500 ms.
 const REPORT_GAP: Duration = Duration::from_millis(100);
-/// While only observing, the caps that others set are read again after so long.
+/// While only observing, the caps that others set are read again after so long. A cap of earlier settings
+/// that could not be changed is tried again.
 const REREAD: Duration = Duration::from_secs(10);
+/// Why a cap is set when goals have changed.
+const OTHER_SETTINGS: &str = "other settings";
 /// Taking a guest over is tried again this long after it failed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -130,8 +133,10 @@ struct Guest {
     cap: u32,
     /// A toolstack call is under way: decide when its effect is there.
     pending: bool,
-    /// It was asked for under earlier settings.
+    /// The cap in force, or asked for, is of earlier settings.
     outdated: bool,
+    /// What was asked for last was withheld, and is not to be asked for again at once.
+    withheld: bool,
     last_report: Option<Instant>,
     /// When its state was last asked for, or taking it over last tried.
     last_read: Instant,
@@ -182,7 +187,8 @@ impl PowerBroker {
             let cap = config.states[vm.state];
             if config.mode == Mode::Active && cap != guest.cap && !guest.pending {
                 guest.pending = true;
-                self.actuation.set(domain, cap, "other settings");
+                guest.outdated = true;
+                self.actuation.set(domain, cap, OTHER_SETTINGS);
             }
         }
         self.tell = self.settings != config.settings();
@@ -306,16 +312,19 @@ impl PowerBroker {
                     let vm = guest.vm.get_or_insert_with(|| self.config.policy.vm(state));
                     vm.state = state;
                     let near = self.config.states[state];
-                    let outdated = std::mem::take(&mut guest.outdated);
-                    if outdated && self.config.mode == Mode::Active && near != cap {
+                    guest.outdated &= self.config.mode == Mode::Active && near != cap;
+                    let withheld = std::mem::take(&mut guest.withheld);
+                    if guest.outdated && !withheld {
                         guest.pending = true;
-                        self.actuation.set(domain, near, "other settings");
+                        self.actuation.set(domain, near, OTHER_SETTINGS);
                     }
                 }
                 // It is as it was: decide from there.
                 Err(CapError::Withheld(why)) => {
                     tracing::debug!(domain, why, "performance state withheld");
                     guest.pending = true;
+                    guest.withheld = true;
+                    guest.last_read = Instant::now();
                     self.actuation.read(domain);
                 }
                 // What is in force now is not known: ask, before anything is decided. A guest that
@@ -351,14 +360,22 @@ impl PowerBroker {
         for (&domain, guest) in &mut self.guests {
             let age = now.saturating_duration_since(guest.last_read);
             let wait = if guest.vm.is_none() { RETRY } else { REREAD };
-            if (observing || guest.vm.is_none()) && !guest.pending && age > wait {
+            let outdated = guest.vm.filter(|_| guest.outdated && !observing);
+            let is_due = observing || guest.vm.is_none() || outdated.is_some();
+            if is_due && !guest.pending && age > wait {
                 guest.last_read = now;
                 guest.pending = true;
-                due.push(domain);
+                due.push((domain, outdated));
             }
         }
-        for domain in due {
-            self.take_over(domain);
+        for (domain, outdated) in due {
+            match outdated {
+                Some(vm) => {
+                    let cap = self.config.states[vm.state];
+                    self.actuation.set(domain, cap, OTHER_SETTINGS);
+                }
+                None => self.take_over(domain),
+            }
         }
     }
 }
@@ -392,6 +409,7 @@ impl Broker for PowerBroker {
                 cap: 0,
                 pending: true,
                 outdated: false,
+                withheld: false,
                 last_report: None,
                 last_read: now,
             },

@@ -22,6 +22,8 @@ struct State {
     sets: Vec<(u32, u32)>,
     /// So many calls to come fail.
     failing: u32,
+    /// Nothing may be set now.
+    withholds: bool,
 }
 
 impl State {
@@ -38,6 +40,9 @@ impl CpuCap for Platform {
     fn set(&mut self, domain: u32, cap: u32) -> Result<(), CapError> {
         let mut state = self.0.lock().unwrap();
         state.call()?;
+        if state.withholds {
+            return Err(CapError::Withheld("test".into()));
+        }
         state.caps.insert(domain, cap);
         state.sets.push((domain, cap));
         Ok(())
@@ -197,6 +202,29 @@ fn other_settings_hold_for_who_was_being_taken_over() {
         states: vec![33, 66],
         ..config(Mode::Active, StartState::Lowest)
     });
+    test.expect_cap(3, 33);
+    assert_eq!(test.platform.0.lock().unwrap().sets, [(3, 20), (3, 33)]);
+}
+
+#[test]
+fn other_settings_that_are_withheld_are_tried_again() {
+    let mut test = Test::new(
+        config(Mode::Active, StartState::Lowest),
+        Platform::default(),
+    );
+    assert!(test.establish(vm(OURS, 3)));
+    test.expect_cap(3, 20);
+    test.platform.0.lock().unwrap().withholds = true;
+    test.broker.reconfigure(Config {
+        states: vec![33, 66],
+        ..config(Mode::Active, StartState::Lowest)
+    });
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(10));
+        test.broker.ticked(Instant::now());
+    }
+    test.platform.0.lock().unwrap().withholds = false;
+    test.broker.ticked(Instant::now() + Duration::from_secs(11));
     test.expect_cap(3, 33);
     assert_eq!(test.platform.0.lock().unwrap().sets, [(3, 20), (3, 33)]);
 }
