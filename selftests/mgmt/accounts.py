@@ -14,6 +14,7 @@ from mgmt import (
     BROADCAST, DEADLINE, MVM_COMPONENT, NO_UNDELIVERABLE, PEER_GONE, PRESENCE, REPLY, REQUEST, SELF, UNDELIVERABLE,
     WATCH, File, GuestFile, case, check, equal, guests, message, raises,
 )  # fmt: skip
+from traffic import connected
 
 # Users that exist nowhere else.
 ANN, BOB = 60001, 60002
@@ -348,7 +349,7 @@ def requests_to_a_guest():
             question = server.read()
             equal("a question", 5, question.correlation)
             mgmt.rebind(name)
-            check(mgmt.until(lambda: is_back(vm_id), 30), "the channel does not come back")
+            check(connected(name), "the channel does not come back")
             answers(server, question)
             equal("the reply by another channel", (REPLY, 5), (lambda m: m and (m.kind, m.correlation))(asker.read(20)))
             asks(asker, "Server", there, 6)
@@ -357,20 +358,10 @@ def requests_to_a_guest():
             ended("the link is gone", asker, 6, 6, PEER_GONE, 20)
             mgmt.must("mgmtctl", "attach", name)
         nothing_more("afterwards", asker)
-    check(mgmt.until(lambda: is_back(vm_id), 30), "the channel does not come back")
+    check(connected(name), "the channel does not come back")
     # Its own end is the later one.
-    connected = lambda: "connected" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1]
-    check(mgmt.until(connected, 30), "the guest's channel does not come back")
-
-
-def is_back(vm_id):
-    """Whether Dom-M's end has a channel."""
-    with File() as f:
-        try:
-            link = f.link(vm_id)
-        except OSError:
-            return False
-    return (link["id"], link["state"]) == (vm_id, 2)
+    there_too = lambda: "connected" in mgmt.in_guest(name, "mgmtctl status | grep ^uplink")[1]
+    check(mgmt.until(there_too, 30), "the guest's channel does not come back")
 
 
 @case(timeout=150)

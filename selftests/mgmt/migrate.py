@@ -83,7 +83,7 @@ class SlowReader:
     COUNT = 12_000
 
     def __init__(self, name):
-        self.name, self.before = name, mgmt.domid(name)
+        self.name, vm_id = name, mgmt.domid(name)
         limit = 400 * mgmt.PATIENCE
         must("guest", "-T", "60", name, READER % (limit, self.COUNT), timeout=90)
         flood = f"flood --app Writer --to Reader@uuid:{uuid(name)} --count {self.COUNT}"
@@ -92,11 +92,11 @@ class SlowReader:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         with File() as f:
-            sent = lambda: f.link(self.before)["tx_messages"]
+            sent = lambda: f.link(vm_id)["tx_messages"]
             check(until(lambda: sent() > 300, 60), "nothing is sent to the slow reader")
             self.signal("STOP")
             # The last that is written bears the name that the guest has now.
-            mgmt.settled(lambda: (sent(), f.link(self.before)["queued_messages"]))
+            mgmt.settled(lambda: (sent(), f.link(vm_id)["queued_messages"]))
 
     def signal(self, signal):
         must("guest", self.name, f"kill -{signal} $(cat /tmp/reader.pid)")
